@@ -96,7 +96,7 @@ class ZeroBackend:
     """Backend that returns zeros immediately."""
 
     first_frames, frames_per_block, horizon = 1, 4, TARGETS_SHAPE[0]
-    generation, restarts, not_ready_reason = 1, 0, ''
+    generation, restarts, not_ready_reason, max_committed_rows = 1, 0, '', 0
 
     def reset(self, session: str, instruction: str, mode: str) -> None:
         return None

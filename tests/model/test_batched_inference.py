@@ -1,5 +1,7 @@
 """Queries of several sessions in one batch answer as each alone, and leave each cache alone."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -66,6 +68,24 @@ def test_a_batch_answers_as_single_queries(preset, guidance):
         policy.query(HOME + 0.01 * i, i, newest[i]).targets for i, policy in enumerate(policies)
     ]
     np.testing.assert_array_equal(again, alone)
+
+
+def test_a_batch_holds_the_committed_rows_of_each():
+    policies = make_policies('preset:mini', ['streaming'] * 3)
+    for policy in policies:
+        policy.model = replace(policy.model, spec=replace(policy.model.spec, max_committed_rows=8))
+    robot = policies[0].robot
+    rows = np.tile(robot.home_positions(robot.commanded), (8, 1))
+    committed = [rows[:5], None, rows + 0.01]
+    alone = [
+        policy.query(HOME, 3, None, committed[i]).targets for i, policy in enumerate(policies)
+    ]
+    pending = [policy.begin_query(HOME, None, committed[i]) for i, policy in enumerate(policies)]
+    samples = robot_policy.predict_batch(policies, pending, [3] * 3)
+    for i, (policy, single) in enumerate(zip(policies, alone, strict=True)):
+        found = policy.finish_query(pending[i], samples[i]).targets
+        np.testing.assert_allclose(found, single, atol=2e-5)
+    np.testing.assert_array_equal(alone[2][:8], rows + 0.01)
 
 
 def test_released_and_streaming_sessions_are_batched_together():

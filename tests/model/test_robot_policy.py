@@ -1,5 +1,7 @@
 """Pictures and a posture become targets of that very posture, live and offline alike."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -214,3 +216,41 @@ def test_imagination_is_compared_with_exactly_the_block_that_was_predicted(loade
     policy.query(posture, 2, views(robot, 2, 3))  # predicts from newer frames on: another block
     policy.commit(views(robot, size, 3))
     assert policy.imagination_error is None
+
+
+def with_committed_rows(loaded: checkpoint_folder.WorldActionModel, rows: int):
+    return replace(loaded, spec=replace(loaded.spec, max_committed_rows=rows))
+
+
+@pytest.mark.parametrize('mode', ['streaming', 'released'])
+@pytest.mark.parametrize('name', ROBOTS)
+def test_committed_rows_come_back_as_they_are_and_change_the_rest(loaded, name, mode):
+    model = with_committed_rows(loaded, 6)
+    found = []
+    for offset in (None, 0.02, 0.03):
+        policy = start_policy(model, name, mode=mode)
+        robot = policy.robot
+        posture = robot.home_positions(robot.observed)
+        home = robot.home_positions(robot.commanded)
+        rows = None if offset is None else home + offset * np.arange(5)[:, None] / 5
+        found.append(policy.query(posture, 1, None, rows).targets)
+        if rows is not None:
+            np.testing.assert_array_equal(found[-1][:5], rows)
+    later = [targets[5:] for targets in found]
+    assert not np.allclose(later[0], later[1]) and not np.allclose(later[1], later[2])
+
+
+def test_committed_rows_that_the_model_cannot_continue_are_refused(loaded):
+    policy = start_policy(loaded, 'yam')
+    robot = policy.robot
+    posture, home = robot.home_positions(robot.observed), robot.home_positions(robot.commanded)
+    rows = np.tile(home, (7, 1))
+    with pytest.raises(
+        ValueError, match='cannot continue committed rows: train it with ./wam train'
+    ):
+        policy.query(posture, 1, None, rows)
+    policy = start_policy(with_committed_rows(loaded, 6), 'yam')
+    for wrong in (rows, rows[:0], rows[:3, :5], np.full_like(rows[:3], np.nan)):
+        with pytest.raises(ValueError, match='want 1 to 6 rows of 14 finite numbers'):
+            policy.query(posture, 1, None, wrong)
+    assert np.isfinite(policy.query(posture, 1, None, rows[:6]).targets).all()

@@ -19,7 +19,7 @@ from wam_policy.workers.supervisor import WorkerError
 
 
 class FakeBackend:
-    first_frames, frames_per_block, horizon = 1, 4, 24
+    first_frames, frames_per_block, horizon, max_committed_rows = 1, 4, 24, 0
 
     def __init__(self, robot, behavior):
         self.robot, self.behavior, self.calls, self.committed_blocks = robot, behavior, [], {}

@@ -41,6 +41,8 @@ class FakePolicy:
     def memory(self) -> MemoryUsage:
         return MemoryUsage(self.commits, 5, self.commits, 0)
 
+    max_committed_rows = 0
+
     def reset(self, instruction: str, mode: str | None) -> dict[str, float]:
         if self.reset_error:
             raise self.reset_error
@@ -56,14 +58,15 @@ class FakePolicy:
         self.calls.append(('commit', {name: view.shape for name, view in views.items()}))
         return {'encode': 2.0}
 
-    def query(self, joints, seed, newest) -> PolicyOutput:
+    def query(self, joints, seed, newest, committed) -> PolicyOutput:
         if self.error:
             raise self.error
         self.calls.append(('query', seed, None if newest is None else sorted(newest)))
+        self.committed = committed
         targets = None if self.role is CfgRole.UNCOND else np.full((5, 2), float(seed))
         return PolicyOutput(targets, joints[:2], {'denoise': 3.0})
 
-    def begin_query(self, joints, newest) -> tuple:
+    def begin_query(self, joints, newest, committed) -> tuple:
         if self.error:
             raise self.error
         self.calls.append(('begin', None if newest is None else sorted(newest)))
@@ -174,6 +177,25 @@ def test_committed_rows_and_delay_are_checked_and_select_the_first_row():
     ):
         answer = talk.request('query', **make_query(sequence=3, **wrong))
         assert answer.kind == 'error' and word in answer.fields['what']
+
+
+def test_committed_rows_are_held_up_to_the_delay_by_a_model_that_was_trained_for_it():
+    policy = FakePolicy()
+    talk = ServerClient(policy)
+    talk.start_session()
+    rows = np.arange(8.0).reshape(4, 2)
+    given = {'arrays': {'joints': np.arange(3.0), 'committed': rows}}
+    talk.request('query', **make_query(sequence=1, **given))
+    assert policy.committed is None  # it was not
+    policy.max_committed_rows = 3
+    for sequence, delay in ((2, 2), (3, 3)):
+        talk.request('query', **make_query(sequence=sequence, delay=delay, **given))
+        np.testing.assert_array_equal(policy.committed, rows[:delay])
+    refused = talk.request('query', **make_query(sequence=4, **given))
+    assert '4 committed rows, the model was trained to continue 3' in refused.fields['what']
+    short = {'arrays': {**given['arrays'], 'committed': rows[:1]}}
+    talk.request('query', **make_query(sequence=5, **short))
+    np.testing.assert_array_equal(policy.committed, rows[:1])
 
 
 @pytest.mark.parametrize('queries', [None, [], 'all', [1]])

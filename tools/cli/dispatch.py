@@ -75,6 +75,14 @@ COMMANDS = {
         'evaluate a policy in closed loop on held-out scenes, with confidence intervals',
         'wam_learning.evaluation.evaluate',
     ),
+    'eval-ablations': Command(
+        'write one table of what each component of a World Action Model is worth',
+        'wam_learning.evaluation.ablation_table',
+    ),
+    'eval-imagination': Command(
+        'measure whether the actions of a checkpoint follow its imagined video',
+        'wam_learning.evaluation.imagination_gate',
+    ),
     'eval-table': Command(
         'write evaluation reports as a Markdown table', 'wam_learning.evaluation.report_table'
     ),

@@ -10,7 +10,7 @@ from tests.learning import played
 from wam_learning.data import episode_arrays, gear_metadata, normalization
 from wam_learning.data.episode_arrays import EpisodeArrays, EpisodeSlice
 from wam_learning.data.latent_cache import FrameLatents
-from wam_learning.data.sequence_sampler import SequenceSampler
+from wam_learning.data.sequence_sampler import NO_DELAYS, QueryDelays, SequenceSampler
 from wam_learning.data.visual_inputs import CachedLatents
 from wam_learning.training import training_setup
 from wam_learning.training.grounding_loss import GroundingTargets
@@ -56,7 +56,7 @@ def sampler(data) -> SequenceSampler:
     return make_sampler(data)
 
 
-def make_sampler(data: EpisodeArrays) -> SequenceSampler:
+def make_sampler(data: EpisodeArrays, delays: QueryDelays = NO_DELAYS) -> SequenceSampler:
     policy = played.make_tiny_policy()
     config = policy.spec.model
     names = torch.arange(2 * FRAMES, dtype=torch.float16)[:, None, None, None]
@@ -73,6 +73,7 @@ def make_sampler(data: EpisodeArrays) -> SequenceSampler:
         normalizer,
         config,
         GroundingTargets.from_data(data, layout, config),
+        delays,
     )
 
 
@@ -216,3 +217,31 @@ def test_some_episodes_are_held_out(data) -> None:
     assert {*train.episodes} | {*aside.episodes} == {*data.episodes} and len(aside.episodes) == 1
     with pytest.raises(ValueError, match='at least two episodes'):
         training_setup.split_episodes(episode_arrays.select_episodes(data, [0]), 3)
+
+
+def test_committed_rows_are_given_and_have_no_loss(sampler) -> None:
+    rows = np.array([[3], [0]])
+    batch = sampler.build_batch([2, 2], 1, np.array([0, 0]), rows)
+    plain = sampler.build_batch([2], 1, np.array([0]))
+    assert batch.committed.sum(2).tolist() == [[3], [0]] and batch.committed[0, 0, :3].all()
+    assert batch.action_mask[0, 0].tolist() == [False] * 3 + [True] * 21
+    assert batch.action_mask[1].all() and not plain.committed.any()
+    assert torch.equal(batch.action[0], plain.action[0])
+    # rows 48..71, disturbed in 50..55: what is executed anyway need not be the expert's
+    batch = sampler.build_batch([8, 8], 1, np.array([0, 0]), np.array([[8], [4]]))
+    assert batch.action_mask[0, 0].tolist() == [False] * 8 + [True] * 16
+    assert not batch.action_mask[1].any()
+
+
+def test_delays_are_drawn_as_asked(data) -> None:
+    made = make_sampler(data, QueryDelays(committed=6, late=20))
+    rows = made.delays.sample_committed(4000, 2, np.random.default_rng(0))
+    assert rows.shape == (4000, 2) and set(np.unique(rows)) == set(range(7))
+    assert (rows > 0).mean() == pytest.approx(0.5, abs=0.02)
+    shifts = []
+    made.build_batch = lambda frames, blocks, shift, committed: shifts.extend(shift)
+    made.sample(2000, 1, np.random.default_rng(0))
+    assert max(shifts) == 24 + 20 - 1
+    assert QueryDelays().sample_committed(3, 1, np.random.default_rng(0)) is None
+    with pytest.raises(ValueError, match='24 committed'):
+        make_sampler(data, QueryDelays(committed=24))

@@ -9,9 +9,11 @@ from wam_learning.training.losses import (
     BEHAVIOR_CLONING,
     FLASH,
     JOINT,
+    NEARLY_CLEAN_LEVEL,
     RELEASED,
     action_loss,
     add_noise,
+    give_committed_rows,
     sample_noise_levels,
     sample_noise_like,
     video_loss,
@@ -82,3 +84,21 @@ def test_masked_rows_and_blocks_do_not_count() -> None:
     wrong[1] += 3
     assert float(video_loss(wrong, wanted_video, blocks)) == 0
     assert float(video_loss(wrong + 1, wanted_video, blocks)) == pytest.approx(1)
+
+
+def test_committed_rows_are_clean_at_time_zero() -> None:
+    data = torch.randn(2, 1, 4, 5)
+    noised = add_noise(data, torch.randn_like(data), torch.full((2, 1, 4), 500), JOINT)
+    committed = torch.tensor([[[True, True, False, False]], [[False] * 4]])
+    found = give_committed_rows(noised, data, committed)
+    assert torch.equal(found.noised[0, 0, :2], data[0, 0, :2])
+    assert torch.equal(found.noised[0, 0, 2:], noised.noised[0, 0, 2:])
+    assert torch.equal(found.noised[1], noised.noised[1])
+    assert found.timestep.tolist() == [[[0, 0, 750, 750]], [[750] * 4]]
+
+
+def test_actions_are_learned_from_nearly_clean_video_in_a_share_of_the_blocks() -> None:
+    found = sample_levels(replace(JOINT, pure=0.0, clean_video=0.5), 2000)
+    own = found.video != found.action[:, :, 0]
+    assert float(own.float().mean()) == pytest.approx(0.5, abs=0.03)
+    assert not found.action[own].any() and int(found.video[own].min()) >= NEARLY_CLEAN_LEVEL

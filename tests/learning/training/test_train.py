@@ -210,6 +210,18 @@ def test_the_autoencoder_of_another_checkpoint_is_taken_and_not_trained(
     assert '--autoencoder: leave it out with --init' in capsys.readouterr().err
 
 
+def test_a_model_trained_with_committed_rows_says_so(data, initial_checkpoint, tmp_path, capsys):
+    out, delays = tmp_path / 'out', ('--committed-rows', 6, '--late-rows', 9, '--clean-video', 0.3)
+    assert run_training(data, out, initial_checkpoint, *delays, steps=2) == 0
+    assert checkpoint_folder.designs.read_spec(out).max_committed_rows == 6
+    assert run_training(data, out, initial_checkpoint, *delays, steps=3) == 0  # goes on
+    assert run_training(data, out, initial_checkpoint, steps=4) == 1
+    said = capsys.readouterr().err
+    assert "delays was {'committed': 6, 'late': 9}, is {'committed': 0, 'late': 0}" in said
+    wrong = run_training(data, tmp_path / 'x', initial_checkpoint, '--committed-rows', 24, steps=1)
+    assert wrong == 1 and '24 committed' in capsys.readouterr().err
+
+
 def test_deprecated_flags_are_still_accepted(capsys):
     words = ['d', '--out', 'x', '--rate', '0.5', '--average', '0.9', '--batch', '3', '--fresh']
     options = train.parse_arguments(

@@ -1,6 +1,7 @@
 """config.json: the released schema, our own section, and what is refused."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -97,6 +98,16 @@ def test_adapters_and_decoupled_noise_are_read() -> None:
 def test_our_section_survives_json(name) -> None:
     made = model_spec.make_preset_spec(name)
     assert model_spec.parse_spec({'wam': json.loads(json.dumps(made.to_dict()))}) == made
+
+
+def test_committed_rows_are_written_where_a_model_was_trained_for_them() -> None:
+    made = model_spec.make_preset_spec('mini')
+    assert 'committed_rows' not in made.to_dict()
+    section = replace(made, max_committed_rows=9).to_dict()
+    assert model_spec.parse_spec({'wam': section}).max_committed_rows == 9
+    for wrong in (24, -1, 2.0, 'many'):
+        with pytest.raises(ValueError, match='wam.committed_rows'):
+            model_spec.parse_spec({'wam': {**section, 'committed_rows': wrong}})
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from wam_policy.model.network.cfg import PositionTimeCache
 from wam_policy.model.network.kv_cache import KVCache
 from wam_policy.model.network.model_config import ModelConfig, get_preset
 from wam_policy.model.network.video_action_dit import FlowTimeEmbedding, VideoActionDiT
@@ -48,6 +49,7 @@ class RandomClip:
         self.state = torch.randn(batch, blocks * c.states_per_block, c.state_dim)
         self.video_t = torch.tensor([[900.0] + [300.0 + 100 * b for b in range(blocks)]])
         self.action_t = torch.tensor([[700.0 - 90 * b for b in range(blocks)]])
+        self.committed = 0  # rows of each block at time 0
         self.condition = None
         if c.condition_channels:
             self.condition = torch.randn(batch, c.condition_channels, frames, *c.latent_size)
@@ -64,12 +66,21 @@ class RandomClip:
             self.noisy,
             video_t.expand(batch, -1),
             self.action,
-            self.action_t.repeat_interleave(c.actions_per_block, 1).expand(batch, -1),
+            torch.cat([self.action_times(b) for b in range(self.blocks)], 1).expand(batch, -1),
             self.state,
             self.context,
             self.condition,
         )
         return out.video, out.action
+
+    def action_times(self, block: int) -> torch.Tensor:
+        times = self.action_t[:, block, None].repeat(1, 1, self.config.actions_per_block)[0]
+        times[:, : self.committed] = 0.0
+        return times
+
+    def embed_action_time(self, block: int) -> FlowTimeEmbedding:
+        t, cache = float(self.action_t[0, block]), PositionTimeCache(self.model)
+        return cache.action_time(t, (self.committed,))
 
     def embed_flow_time(self, t: torch.Tensor) -> FlowTimeEmbedding:
         return self.model.embed_flow_time(t.reshape(1, 1))
@@ -94,7 +105,7 @@ class RandomClip:
             self.action[:, b * c.actions_per_block :][:, : c.actions_per_block],
             self.state[:, b * c.states_per_block :][:, : c.states_per_block],
             self.embed_flow_time(self.video_t[:, 1 + b]),
-            self.embed_flow_time(self.action_t[:, b]),
+            self.embed_action_time(b),
             self.model.compute_block_rotation(start),
             self.context,
             self.cache,
@@ -105,9 +116,11 @@ class RandomClip:
         return None if self.condition is None else self.condition[:, :, start : start + frames]
 
 
+@pytest.mark.parametrize('committed', [0, 2])
 @pytest.mark.parametrize('name', VARIANTS)
-def test_cached_queries_equal_the_training_forward(name: str) -> None:
+def test_cached_queries_equal_the_training_forward(name: str, committed: int) -> None:
     clip = RandomClip(VARIANTS[name])
+    clip.committed = committed
     video, action = clip.run_teacher_forcing()
     clip.append_kv(1)
     for block in range(clip.blocks):

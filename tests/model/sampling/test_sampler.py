@@ -13,6 +13,7 @@ from torch import Tensor
 from wam_policy.model.sampling.noise_schedule import decouple_schedule, make_unipc_schedule
 from wam_policy.model.sampling.sampler import (
     SAMPLERS,
+    CommittedActions,
     Sample,
     SamplingConfig,
     SimilaritySkipper,
@@ -276,3 +277,26 @@ def test_the_noise_scale_multiplies_both_initial_samples() -> None:
 def test_a_noise_scale_outside_0_to_1_is_refused(scale: float) -> None:
     with pytest.raises(ValueError, match='noise scale in'):
         make_sampling_config(noise_scale=scale)
+
+
+@pytest.mark.parametrize('name', SAMPLING_CONFIGS)
+def test_committed_actions_stay_and_are_shown_to_every_evaluation(name: str) -> None:
+    video_noise, action_noise = NOISE
+    committed = CommittedActions(torch.full((1, 4, 5), 0.25), (2,))
+    toy, shown = ToyVelocityFn(1), []
+
+    def velocity(x_video: Tensor, x_action: Tensor, *times: int) -> tuple[Tensor, Tensor]:
+        shown.append(x_action)
+        return toy(x_video, x_action, *times)
+
+    found = sample(
+        SAMPLING_CONFIGS[name],
+        video_noise,
+        action_noise,
+        make_unguided_velocity_fn(velocity),
+        guided_video=False,
+        committed=committed,
+    )
+    assert len(shown) >= 1
+    for action in (*shown, found.action):
+        assert (action[:, :2] == 0.25).all() and (action[:, 2:] != 0.25).all()

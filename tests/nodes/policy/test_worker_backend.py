@@ -6,9 +6,11 @@ import pytest
 
 pytest.importorskip('rclpy')
 
+from wam_policy.core.session.policy_session import WorkerAvailability
 from wam_policy.nodes.parameters import PolicyParams
 from wam_policy.nodes.policy import worker_backend
 from wam_policy.workers import run_worker
+from wam_policy.workers.supervisor import WorkerState, WorkerStatus
 
 pytestmark = pytest.mark.ros
 
@@ -72,3 +74,28 @@ def test_a_branch_that_nothing_reads_gets_no_worker(changes, roles):
 def test_values_that_are_none_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         replace(PolicyParams(), **wrong)
+
+
+@pytest.mark.parametrize(
+    ('execution', 'rtc', 'words'),
+    [
+        ('blended', {'committed': 'ignored'}, ''),
+        ('trained_prefix', {'committed': 'held', 'max_rows': 6}, ''),
+        ('trained_prefix', {'committed': 'ignored'}, 'train it with ./wam train --committed-rows'),
+        ('trained_prefix', None, 'was not trained to continue'),  # a server of others
+    ],
+)
+def test_workers_that_cannot_continue_rows_are_refused_where_they_have_to(execution, rtc, words):
+    params = replace(PolicyParams(), execution=execution)
+    made = worker_backend.build_worker_spec(params, 'preset:tiny')
+    backend = worker_backend.WorkerBackend(made, params, lambda *line: None, lambda status: None)
+    geometry = {'frames_per_block': 4, 'frame_period_s': 0.2, 'window_blocks': 4}
+    info = {'geometry': geometry, 'model': 'mini', 'trained': True, 'memory_update': 'streaming'}
+    status = WorkerStatus(
+        WorkerState.READY, '', info=info if rtc is None else {**info, 'rtc': rtc}
+    )
+    found = backend._to_backend_status(status)
+    assert words in found.reason
+    wanted = WorkerAvailability.FAILED if words else WorkerAvailability.READY
+    assert found.availability is wanted
+    assert found.max_committed_rows == (rtc or {}).get('max_rows', 0)

@@ -22,6 +22,7 @@ from wam_policy.model.normalizer import Normalizer
 EPISODE_START_PROB = 0.25  # of windows that start with their episode
 MEMORY_START_FACTOR = 1.2  # times the fraction of memory episodes, for windows with a memory
 UNSHIFTED_PROB = 0.5
+COMMITTED_PROB = 0.5  # of blocks that begin with committed rows, where a training has them
 MEMORY_GONE_BLOCKS = 3  # a window that starts within these misses the shown goal
 MEMORY_FAMILIES = ('recall',)  # whose goal is shown only at the start
 
@@ -39,6 +40,7 @@ class Batch:
     state: Tensor  # [batch blocks state_dim]
     action: Tensor  # [batch blocks actions action_dim]
     action_mask: Tensor  # bool [batch blocks actions]
+    committed: Tensor  # bool [batch blocks actions], first rows that the model gets clean
     patch_target: Tensor  # [batch blocks frame_tokens], of the image before each block
     place: Tensor  # [batch blocks 2], standardized
     families: tuple[str, ...]
@@ -65,6 +67,31 @@ class Batch:
         return replace(self, visual=seen, **moved)
 
 
+@dataclass(frozen=True, slots=True)
+class QueryDelays:
+    """Simulate the delay of an answer, in rows of a chunk; 0: as without delay.
+
+    `committed`: the first rows of a block are executed until the answer arrives, so they are
+    given clean and have no loss (training-time real-time chunking, arXiv 2512.05964). `late`: how
+    many rows more than a block the joint positions may be newer than the images.
+    """
+
+    committed: int = 0
+    late: int = 0
+
+    def sample_committed(
+        self, count: int, blocks: int, rng: np.random.Generator
+    ) -> np.ndarray | None:
+        """Return numbers of committed rows [count blocks], uniform from 1 on or 0; None: all 0."""
+        if not self.committed:
+            return None
+        rows = rng.integers(1, self.committed + 1, (count, blocks))
+        return np.where(rng.random((count, blocks)) < COMMITTED_PROB, rows, 0)
+
+
+NO_DELAYS = QueryDelays()
+
+
 class SequenceSampler:
     """Sample batches from episode arrays."""
 
@@ -75,13 +102,20 @@ class SequenceSampler:
         normalizer: Normalizer,
         config: ModelConfig,
         grounding_targets: GroundingTargets,
+        delays: QueryDelays = NO_DELAYS,
     ) -> None:
+        if delays.committed >= config.actions_per_block or min(delays.committed, delays.late) < 0:
+            raise ValueError(
+                f'{delays.committed} committed and {delays.late} late rows: want 0 to '
+                f'{config.actions_per_block - 1} committed and 0 or more late rows'
+            )
         if config.states_per_block != 1:
             raise ValueError(
                 f'states_per_block {config.states_per_block}: windows have one state per block'
             )
         self.data, self.visual_inputs, self.normalizer = data, visual_inputs, normalizer
         self.config, self.grounding_targets = config, grounding_targets
+        self.delays = delays
         self._normalized_states = normalization.normalize_states(
             normalizer, data.robot, data.state
         )
@@ -161,14 +195,22 @@ class SequenceSampler:
             pool = memory_starts if rolls[i] < share and len(memory_starts) else starting
             if len(pool):
                 chosen[i] = rng.choice(pool)
-        late = rng.integers(0, self.config.actions_per_block, count)
+        late = rng.integers(0, self.config.actions_per_block + self.delays.late, count)
         shift = np.where(rng.random(count) < UNSHIFTED_PROB, 0, late)
-        return self.build_batch(chosen, blocks, shift)
+        committed = self.delays.sample_committed(count, blocks, rng)
+        return self.build_batch(chosen, blocks, shift, committed)
 
     def build_batch(
-        self, frames: Sequence[int] | np.ndarray, blocks: int, shift: np.ndarray
+        self,
+        frames: Sequence[int] | np.ndarray,
+        blocks: int,
+        shift: np.ndarray,
+        committed_rows: np.ndarray | None = None,
     ) -> Batch:
-        """Return the windows that start at images `frames`, with shifts in rows."""
+        """Return the windows that start at images `frames`, with shifts in rows.
+
+        `committed_rows` [batch blocks] is the number of rows that are given, None: none are.
+        """
         frames, data, c = np.asarray(frames), self.data, self.config
         horizon = c.actions_per_block
         last_row = self._last_row[frames][:, None]
@@ -182,8 +224,12 @@ class SequenceSampler:
             self.normalizer, data.robot, data.action[past], reference
         )
         task = data.task[begin]
-        expert = data.supervised[past] & (data.task[past] == task[..., None])
-        mask = np.logical_and.accumulate(expert, axis=2)
+        if committed_rows is None:
+            committed_rows = np.zeros_like(query)
+        committed = np.arange(horizon) < committed_rows[..., None]
+        # what is executed anyway need not be the expert's
+        continued = (data.supervised[past] | committed) & (data.task[past] == task[..., None])
+        mask = np.logical_and.accumulate(continued, axis=2) & ~committed
         # before the goal is shown, the heads could only memorize scenes
         known = ~self._goal_unknown[frames, None] | (np.arange(blocks) > 0)
         pixel = np.where(known[..., None], data.pixel[image_row], np.nan)
@@ -197,6 +243,7 @@ class SequenceSampler:
             state=torch.from_numpy(self._normalized_states[query]),
             action=torch.from_numpy(action),
             action_mask=torch.from_numpy(mask),
+            committed=torch.from_numpy(committed),
             patch_target=torch.from_numpy(self.grounding_targets.patch_targets(pixel)),
             place=torch.from_numpy(self.grounding_targets.standardize(place)),
             families=tuple(data.episodes[i].family for i in self._episode_of_frame[frames]),

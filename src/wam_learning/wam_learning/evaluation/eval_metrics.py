@@ -77,6 +77,10 @@ def _compute_execution_metrics(results: Sequence[TrialResult]) -> Mapping[str, f
         query_ms = np.concatenate([result.query_ms for result in results])
         found['query_p50_ms'] = float(np.percentile(query_ms, 50))
         found['query_p99_ms'] = float(np.percentile(query_ms, 99))
+    seams = [result.seam_rad for result in results if result.seam_rad]
+    if seams:
+        found['seam_p50_rad'] = float(np.percentile(np.concatenate(seams), 50))
+        found['seam_p95_rad'] = float(np.percentile(np.concatenate(seams), 95))
     for name in ('psnr_db', 'ssim'):
         rows = [getattr(result, name) for result in results if getattr(result, name)]
         for frame, value in enumerate(np.mean(rows, axis=0) if rows else (), 1):

@@ -190,8 +190,16 @@ def _add_simulated_time_arguments(parser: argparse.ArgumentParser) -> None:
         choices=EXECUTIONS,
         default='blended',
         help='without ROS: how chunks are used under latency: each replaces the one before '
-        '(naive, with --no-planning), is blended into it, or is queried from the setpoint at the '
-        'time it is due (rolled_forward) (default: %(default)s)',
+        '(naive, with --no-planning), is blended into it, is queried from the setpoint at the '
+        'time it is due (rolled_forward), or continues the rows that are executed until then '
+        '(trained_prefix, for checkpoints trained with --committed-rows) (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--held-rows',
+        type=int,
+        metavar='N',
+        help='with trained_prefix: continue at most N rows and roll forward over the rest of the '
+        "delay (default: the checkpoint's number)",
     )
     parser.add_argument(
         '--new-noise',
@@ -320,6 +328,7 @@ def _make_pace(options: argparse.Namespace) -> dict[str, Any]:
         'query_hz': options.query_hz,
         'new_noise': options.new_noise,
         'execution': options.execution,
+        'held_rows': options.held_rows,
     }
 
 
@@ -373,6 +382,7 @@ def run_evaluation(options: argparse.Namespace) -> dict[str, Any]:
         'noise_scale': options.noise_scale,
         'new_noise': options.new_noise,
         'execution': options.execution,
+        'held_rows': options.held_rows,
         'query_latency_s': options.query_latency,
         'families': list(options.families),
         'episodes': options.episodes,

@@ -10,7 +10,6 @@ The loop does not import torch: every object with the methods of RolloutPolicy c
 import time
 from collections import deque
 from collections.abc import Mapping
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -26,6 +25,7 @@ from wam_policy.core.motion.trajectory import NS_PER_S, Trajectory
 from wam_policy.core.observation.frame_history import BlockTiming
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.core.robot.limits import gripper_mask, limits_with_margin
+from wam_policy.core.session import delay_compensation
 from wam_policy.core.session.model_requests import (
     CacheStatus,
     Commit,
@@ -42,17 +42,17 @@ from wam_sim.physics.sim_robot import SimRobot
 from wam_sim.physics.simulation import Simulation
 from wam_sim.tasks.success_monitor import SuccessMonitor
 
-STEPS_PER_TICK = 5  # physics steps between two joint states: 10 ms
+STEPS_PER_TICK = 5  # physics steps between two joint states
+TICK_S = 0.01
 IMAGE_WIDTH = 320
 START_NS = 1_000_000_000  # a stamp of 0 would mean "now" to controllers
 SETTLE_NS = 800_000_000  # until motion control is enabled and holds the robot
 
 Views = Mapping[str, np.ndarray]  # camera key -> uint8 [T h w 3]
 
-# How chunks are used under latency. naive: each replaces the one before at once; blended: over
-# the blend time of the robot; rolled_forward: blended, and the policy is queried from the
-# setpoint at the time its answer is expected (as VLASH does) instead of the measured posture.
-EXECUTIONS = ('naive', 'blended', 'rolled_forward')
+# How chunks are used under latency. naive: each replaces the one before at once; the others are
+# those of policy_node, blended over the blend time of the robot.
+EXECUTIONS = ('naive', *delay_compensation.EXECUTIONS)
 
 
 class RolloutPolicy(Protocol):
@@ -64,7 +64,9 @@ class RolloutPolicy(Protocol):
     def memory(self) -> Any: ...
     def reset(self, instruction: str) -> Mapping[str, float]: ...
     def commit(self, views: Views) -> Mapping[str, float]: ...
-    def query(self, joints: np.ndarray, seed: int, newest: Views | None = None) -> Any: ...
+    def query(self, joints: np.ndarray, seed: int, newest: Views | None = None) -> Any:
+        """Predict; one with `max_committed_rows` above 0 also takes `committed`."""
+        ...
 
 
 class PolicyFailure(Exception):
@@ -101,6 +103,7 @@ class RolloutConfig:
     planning_s: float = 0.02
     fast: bool = False  # no motion planning: rows become setpoints
     execution: str = 'blended'  # one of EXECUTIONS
+    held_rows: int | None = None  # of trained_prefix; None: as many as the policy continues
     seed: int = 0  # of the sampling noise, with that of the scene
     new_noise: str = 'session'  # one of NEW_NOISE: when the sampler starts from other noise
 
@@ -149,20 +152,20 @@ class PolicyRunner:
         policy: RolloutPolicy,
         config: RolloutConfig,
         observer: RolloutObserver,
-        simulation: Simulation | None = None,
     ) -> None:
-        """Take the simulation whose setpoints are rolled forward, None: they are not."""
+        """Raise ValueError if the policy does not fit the execution."""
         self._policy, self._config, self._observer = policy, config, observer
-        self._simulation = simulation
-        self._commanded = [robot.observed.index(name) for name in robot.commanded]
         geometry = policy.geometry
+        most = getattr(policy, 'max_committed_rows', 0)
         self._schedule: QuerySchedule = getattr(policy, 'query_schedule', QuerySchedule())
         self._blocks = geometry.window_blocks
         self._step_dt_s = geometry.step_dt_s
         self.session = Decisions(
             robot,
             SessionSettings(
-                query_period_ns=round(NS_PER_S / config.query_hz), latest_joint_state=True
+                query_period_ns=round(NS_PER_S / config.query_hz),
+                latest_joint_state=True,
+                execution='blended' if config.execution == 'naive' else config.execution,
             ),
             session_prefix='trial',
         )
@@ -174,6 +177,8 @@ class PolicyRunner:
             ),
             self._schedule.query_per_commit,
             not self._schedule.latest_images,
+            most if config.held_rows is None else min(most, config.held_rows),
+            _to_ns(config.query_s + TICK_S),
         )
         self._noise_seeds = NoiseSeeds(config.seed, config.new_noise)
         self._reply_due_ns = 0  # when the pending request completes
@@ -189,8 +194,6 @@ class PolicyRunner:
             found = self._on_reply(request, reply, now_ns)
         if self._pending is None:
             request = self.session.next_request(now_ns)
-            if isinstance(request, Query) and self._simulation is not None:
-                request = self._roll_forward(request, self._simulation, now_ns)
             if request is not None:
                 self._pending = request, self._execute_request(request)
                 self._reply_due_ns = now_ns + _to_ns(
@@ -219,20 +222,11 @@ class PolicyRunner:
             else None
         )
         seed = self._noise_seeds.next_seed()
-        found = policy.query(observation.joints.position, seed, newest)
+        held = {} if request.committed is None else {'committed': request.committed}
+        found = policy.query(observation.joints.position, seed, newest, **held)
         self.query_ms.append(1e3 * (time.perf_counter() - started_s))
         self._observer.on_prediction()
         return QueryResult(self._step_dt_s, found.targets, found.reference, found.timings_ms)
-
-    def _roll_forward(self, query: Query, simulation: Simulation, now_ns: int) -> Query:
-        """Return the query from the setpoints at the time its answer is due."""
-        due_ns = now_ns + _to_ns(self._config.query_s)
-        seen = query.observation
-        position = np.array(seen.joints.position)
-        # sampling moves the followers on: sample a copy
-        position[self._commanded] = deepcopy(simulation.controllers).sample(due_ns).position
-        joints = replace(seen.joints, stamp_ns=due_ns, position=position)
-        return replace(query, observation=replace(seen, stamp_ns=due_ns, joints=joints))
 
     def _on_reply(self, request: Request, reply: Any, now_ns: int) -> Chunk | None:
         session = self.session
@@ -257,6 +251,7 @@ class PlannedExecutor:
         self._planning_ns = _to_ns(config.planning_s)
         self._motion = MotionControl(robot, dry_run=False)
         self._pending_plan: tuple[int, PlanResult] | None = None
+        self.seam_rad: list[float] = []
 
     @property
     def stop_reason(self) -> str:
@@ -282,6 +277,8 @@ class PlannedExecutor:
         if self._pending_plan is not None and now_ns >= self._pending_plan[0]:
             (_, proposal), self._pending_plan = self._pending_plan, None
             self._send(motion.accept_plan(proposal, now_ns))
+            if proposal.active_chunk is not None:
+                self.seam_rad.append(proposal.blend_offset)
         if self._pending_plan is None:
             job = motion.next_plan_request(now_ns)
             if job is not None:
@@ -306,6 +303,7 @@ class DirectExecutor:
     def __init__(self, robot: Embodiment, simulation: Simulation, config: RolloutConfig) -> None:
         self._robot, self._simulation = robot, simulation
         self._limits, self._gripper_mask = limits_with_margin(robot), gripper_mask(robot)
+        self.seam_rad: list[float] = []
         self._blend_s = 0.0 if config.execution == 'naive' else robot.safety.chunk.fade_s
 
     def try_enable(self, now_ns: int) -> None:
@@ -323,6 +321,7 @@ class DirectExecutor:
         )
         if not len(join.targets):
             return
+        self.seam_rad.append(float(np.abs(join.blend_offset).max(initial=0.0)))
         rows = chunk_blending.limit_speed(join.targets, setpoint, self._limits, self._gripper_mask)
         points = TrajectoryPoints(
             now_ns,
@@ -379,8 +378,7 @@ def run_trial(
         SuccessMonitor(trial.goals, simulation.start),
     )
     noise = replace(config, seed=config.seed + trial.seed)  # else all trials share one draw
-    rolled = simulation if config.execution == 'rolled_forward' else None
-    runner = PolicyRunner(robot, policy, noise, observer or RolloutObserver(), rolled)
+    runner = PolicyRunner(robot, policy, noise, observer or RolloutObserver())
     instructed_ns = start_ns + _to_ns(trial.last_instruction_s)
     end_ns = instructed_ns + _to_ns(trial.limit_s)
     pending_instructions = deque(trial.instructions)
@@ -410,6 +408,7 @@ def run_trial(
         (),
         (),
         query_ms=tuple(runner.query_ms),
+        seam_rad=tuple(executor.seam_rad),
     )
 
 

@@ -69,6 +69,8 @@ class TrialResult:
     ssim: tuple[float, ...]
     video_sums: Mapping[str, float] = field(default_factory=dict)  # of sum_squared_errors
     query_ms: tuple[float, ...] = ()  # wall time of the policy's queries, without ROS
+    # per chunk without ROS: largest difference of an arm joint to the setpoint where it begins
+    seam_rad: tuple[float, ...] = ()
 
     @property
     def success(self) -> bool:
@@ -81,7 +83,7 @@ class TrialResult:
     def from_json(cls, text: str) -> Self:
         """Parse a line of `to_json`; raise KeyError or TypeError for anything else."""
         values: Mapping[str, Any] = json.loads(text)
-        lists = ('reached_s', 'latency_ms', 'psnr_db', 'ssim', 'query_ms')
+        lists = ('reached_s', 'latency_ms', 'psnr_db', 'ssim', 'query_ms', 'seam_rad')
         return cls(
             **{
                 **values,

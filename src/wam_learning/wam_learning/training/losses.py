@@ -10,13 +10,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from wam_policy.model.network.video_action_dit import TrainingPrediction
+from wam_policy.model.network.video_action_dit import CLEAN_TIME, TrainingPrediction
 from wam_policy.model.sampling.noise_schedule import (
     NUM_TRAIN_TIMESTEPS,
     make_training_sigmas,
     make_training_weights,
 )
 
+NEARLY_CLEAN_LEVEL = 700  # of 1000; noise 0.56 at shift 3, and less from there on
 PADDING_WEIGHT = 0.1  # of action columns without a joint; multi-step sampling denoises them too
 
 
@@ -31,6 +32,8 @@ class Objective:
     video: float
     action: float
     grounding: float
+    # share of blocks with actions at pure noise and nearly clean video: inverse dynamics
+    clean_video: float = 0.0
 
 
 BEHAVIOR_CLONING = Objective(3.0, 1.0, False, False, 0.0, 1.0, 0.5)
@@ -63,6 +66,7 @@ def sample_noise_levels(
     """Sample noise levels: one per block for video and actions.
 
     Decoupled: Beta(3, 1) towards noise per block for video, one level per action token.
+    In a share `clean_video` of the blocks the actions can follow from the video alone.
     """
 
     def uniform(*shape: int) -> Tensor:
@@ -73,9 +77,17 @@ def sample_noise_levels(
         ratio = uniform(batch, blocks) ** (1 / 3)  # Beta(3, 1)
         video = ((1 - ratio) * NUM_TRAIN_TIMESTEPS).long()
         action = (uniform(batch, blocks, actions) * NUM_TRAIN_TIMESTEPS).long()
-        return NoiseLevels(video, action.masked_fill(pure[..., None], 0))
-    shared = (uniform(batch, blocks) * NUM_TRAIN_TIMESTEPS).long().masked_fill(pure, 0)
-    return NoiseLevels(shared, shared[..., None].expand(-1, -1, actions))
+        action = action.masked_fill(pure[..., None], 0)
+    else:
+        video = (uniform(batch, blocks) * NUM_TRAIN_TIMESTEPS).long().masked_fill(pure, 0)
+        action = video[..., None].expand(-1, -1, actions)
+    if objective.clean_video:
+        clean = uniform(batch, blocks) < objective.clean_video
+        level = torch.randint(
+            NEARLY_CLEAN_LEVEL, NUM_TRAIN_TIMESTEPS, (batch, blocks), generator=generator
+        )
+        video, action = torch.where(clean, level, video), action.masked_fill(clean[..., None], 0)
+    return NoiseLevels(video, action)
 
 
 class NoisedSample(NamedTuple):
@@ -96,6 +108,14 @@ def add_noise(data: Tensor, noise: Tensor, level: Tensor, objective: Objective) 
     share = sigma.reshape(*sigma.shape, *[1] * (data.ndim - sigma.ndim)).to(data)
     return NoisedSample(
         (1 - share) * data + share * noise, noise - data, t.to(data.device), weight.to(data.device)
+    )
+
+
+def give_committed_rows(action: NoisedSample, data: Tensor, committed: Tensor) -> NoisedSample:
+    """Return the sample with clean rows at time 0 where `committed` [batch blocks actions]."""
+    return action._replace(
+        noised=torch.where(committed[..., None], data, action.noised),
+        timestep=action.timestep.masked_fill(committed, CLEAN_TIME),
     )
 
 

@@ -10,7 +10,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ import torch
 
 from wam_learning.data import episode_arrays
 from wam_learning.data.episode_arrays import EpisodeArrays
-from wam_learning.data.sequence_sampler import Batch
+from wam_learning.data.sequence_sampler import Batch, QueryDelays
 from wam_learning.latent_world_model import latent_training
 from wam_learning.training import (
     autoencoder_training,
@@ -150,15 +150,18 @@ def make_flow_stage(
     accelerator: 'Accelerator | None' = None,
 ) -> TrainingStage:
     """Return the training of the transformer with the objective of a stage."""
-    policy = training_setup.configure_stage(policy, options.stage)
+    policy = training_setup.configure_stage(policy, options.stage, options.committed_rows)
     if options.lora_rank:
         assert init_config.init is not None  # load_initial refuses adapters without a checkpoint
         adapters = lora_training.make_lora_config(
             options.lora_rank, adapter_folder.compute_digest(init_config.init)
         )
         policy = replace(policy, spec=replace(policy.spec, adapters=adapters))
-    objective = training_setup.choose_objective(options.stage, policy)
-    windows, aside = training_setup.make_samplers(policy, data, options.seed)
+    objective = replace(
+        training_setup.choose_objective(options.stage, policy), clean_video=options.clean_video
+    )
+    delays = QueryDelays(options.committed_rows, options.late_rows)
+    windows, aside = training_setup.make_samplers(policy, data, options.seed, delays)
     learner = training_setup.make_training_model(
         policy, data, init_config, options.gradient_checkpointing
     )
@@ -217,6 +220,10 @@ def train_stage(
                 '--stage latent trains complete weights in one process: leave out --lora-rank '
                 'and accelerate'
             )
+        if options.committed_rows or options.late_rows or options.clean_video:
+            raise ValueError(
+                '--stage latent: leave out --committed-rows, --late-rows and --clean-video'
+            )
         stage = latent_training.make_latent_stage(
             policy, data, _make_trainer_config(options), options.seed, options.batch_size
         )
@@ -244,6 +251,7 @@ class _TrainingRun:
             'seed': options.seed,
             'batch': options.batch_size,
             'objective': asdict(self.trainer.objective),
+            'delays': {'committed': options.committed_rows, 'late': options.late_rows},
             'settings': {**asdict(self.trainer.config), 'betas': list(self.trainer.config.betas)},
         }
         self.is_single_process = self.trainer.accelerator is None
@@ -345,6 +353,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         metavar='FRACTION',
         help='of windows without their text, for guidance',
     )
+    _add_delay_arguments(add)
     add(
         '--bf16',
         action=argparse.BooleanOptionalAction,
@@ -363,6 +372,32 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add('--no-resume', action='store_true', help='ignore an interrupted run in --out')
     given = _replace_deprecated_stage(sys.argv[1:] if arguments is None else arguments)
     return parser.parse_args(replace_deprecated(given, DEPRECATED_FLAGS))
+
+
+def _add_delay_arguments(add: Callable[..., Any]) -> None:
+    add(
+        '--committed-rows',
+        type=int,
+        default=0,
+        metavar='N',
+        help='train to continue up to N rows that are executed while a query is computed: half of '
+        'the blocks begin with 1 to N rows that are given, without loss (real-time chunking)',
+    )
+    add(
+        '--late-rows',
+        type=int,
+        default=0,
+        metavar='N',
+        help='joint positions may be N rows more than a block newer than the images, as in '
+        'queries that are rolled forward over a long latency',
+    )
+    add(
+        '--clean-video',
+        type=float,
+        default=0.0,
+        metavar='FRACTION',
+        help='of blocks whose actions are learned from nearly clean video (inverse dynamics)',
+    )
 
 
 def _replace_deprecated_stage(arguments: Sequence[str]) -> list[str]:

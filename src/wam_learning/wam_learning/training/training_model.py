@@ -19,6 +19,7 @@ from wam_learning.training.losses import (
     Objective,
     action_loss,
     add_noise,
+    give_committed_rows,
     sample_noise_levels,
     sample_noise_like,
     video_loss,
@@ -160,6 +161,7 @@ class TrainingModel(nn.Module):
         action = add_noise(
             batch.action, sample_noise_like(batch.action, generator), drawn.action, objective
         )
+        action = give_committed_rows(action, batch.action, batch.committed)
         video = None
         if objective.video:
             future = batch.visual.future.transpose(1, 2)

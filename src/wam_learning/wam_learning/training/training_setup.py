@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from wam_learning.data import episode_arrays, latent_cache, normalization
 from wam_learning.data.episode_arrays import EpisodeArrays
-from wam_learning.data.sequence_sampler import SequenceSampler
+from wam_learning.data.sequence_sampler import NO_DELAYS, QueryDelays, SequenceSampler
 from wam_learning.data.visual_inputs import CachedLatents, OnlineEncoder, VisualInputs
 from wam_learning.training import lora_training
 from wam_learning.training.grounding_loss import GroundingHeads, GroundingTargets
@@ -102,9 +102,15 @@ def with_autoencoder(policy: WorldActionModel, source: Path) -> WorldActionModel
     return replace(policy, spec=replace(policy.spec, encoders=policy.encoders.config))
 
 
-def configure_stage(policy: WorldActionModel, stage: str) -> WorldActionModel:
-    """Return the policy configured for a stage; `bc` uses one image and predicts no video."""
+def configure_stage(
+    policy: WorldActionModel, stage: str, committed_rows: int = 0
+) -> WorldActionModel:
+    """Return the policy configured for a stage; `bc` uses one image and predicts no video.
+
+    It will be able to continue up to `committed_rows`.
+    """
     design, model = policy.spec, policy.spec.model
+    design = replace(design, max_committed_rows=committed_rows)
     if stage == 'bc':
         model = replace(model, window_blocks=1, predicts_video=False)
         design = replace(
@@ -169,22 +175,40 @@ def split_episodes(data: EpisodeArrays, seed: int) -> tuple[EpisodeArrays, Episo
 
 
 def make_samplers(
-    policy: WorldActionModel, data: EpisodeArrays, seed: int
+    policy: WorldActionModel, data: EpisodeArrays, seed: int, delays: QueryDelays = NO_DELAYS
 ) -> tuple[SequenceSampler, SequenceSampler]:
-    """Return the samplers of training and held-out windows."""
-    normaliser, design = policy.make_normalizer(data.robot), policy.spec
-    layout = design.canvas.make_layout(
-        data.robot.model_tag, tuple(camera.key for camera in data.robot.cameras)
-    )
-    places, shown = (
-        GroundingTargets.from_data(data, layout, design.model),
-        make_visual_inputs(policy, data, design),
-    )
+    """Return the samplers of training and held-out windows; both simulate `delays`."""
+    whole = make_sampler(policy, data, delays)
     train, aside = (
-        SequenceSampler(part, shown, normaliser, design.model, places)
+        SequenceSampler(
+            part,
+            whole.visual_inputs,
+            whole.normalizer,
+            whole.config,
+            whole.grounding_targets,
+            delays,
+        )
         for part in split_episodes(data, seed)
     )
     return train, aside
+
+
+def make_sampler(
+    policy: WorldActionModel, data: EpisodeArrays, delays: QueryDelays = NO_DELAYS
+) -> SequenceSampler:
+    """Return the sampler of windows of all episodes."""
+    design = policy.spec
+    layout = design.canvas.make_layout(
+        data.robot.model_tag, tuple(camera.key for camera in data.robot.cameras)
+    )
+    return SequenceSampler(
+        data,
+        make_visual_inputs(policy, data, design),
+        policy.make_normalizer(data.robot),
+        design.model,
+        GroundingTargets.from_data(data, layout, design.model),
+        delays,
+    )
 
 
 def make_visual_inputs(

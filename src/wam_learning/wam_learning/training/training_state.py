@@ -61,6 +61,9 @@ def load_state(path: Path, trainer: Trainer[Any], settings: dict[str, Any]) -> f
         ) from error
     if header['settings'].get('stage') == 'clone':  # as it was called before `bc`
         header['settings']['stage'] = 'bc'
+    header['settings'].setdefault('delays', {'committed': 0, 'late': 0})  # as before these options
+    if 'clean_video' in settings.get('objective', {}):
+        header['settings'].get('objective', {}).setdefault('clean_video', 0.0)
     other = sorted(
         key
         for key in settings.keys() | header['settings'].keys()

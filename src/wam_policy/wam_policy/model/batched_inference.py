@@ -18,27 +18,32 @@ from wam_policy.model.network.layers import ContextKV
 from wam_policy.model.network.rope import Rotation
 from wam_policy.model.network.video_action_dit import VideoActionDiT
 from wam_policy.model.sampling import sampler
-from wam_policy.model.streaming_session import InferenceContext
+from wam_policy.model.streaming_session import InferenceContext, PredictionInputs
 
 
 @torch.inference_mode()
 def predict_batch(
-    contexts: Sequence[InferenceContext], states: Sequence[Any], seeds: Sequence[int]
+    contexts: Sequence[InferenceContext],
+    states: Sequence[Any],
+    seeds: Sequence[int],
+    committed: Sequence[Any],
 ) -> list[sampler.Sample]:
     """Sample the block that follows the cached frames of each context; caches are unchanged.
 
-    All contexts share one model and one sampler, which is not dynamic; passes run eagerly.
+    `committed` holds the first actions [n action_dim] of each, None: all are predicted. All
+    contexts share one model and one sampler, which is not dynamic; passes run eagerly.
     """
     first = contexts[0]
     inputs = [
-        context.prepare_prediction(state, seed)
-        for context, state, seed in zip(contexts, states, seeds, strict=True)
+        context.prepare_prediction(state, seed, rows)
+        for context, state, seed, rows in zip(contexts, states, seeds, committed, strict=True)
     ]
+    held = _join_committed(inputs)
     state = torch.cat([one.state for one in inputs])
     conditions = [one.condition for one in inputs if one.condition is not None]
     condition = torch.cat(conditions) if conditions else None
     branches = [
-        _make_velocity_fn(first.model, list(branches), state, condition)
+        _make_velocity_fn(first.model, list(branches), state, condition, held)
         for branches in zip(*(context.guidance.branches for context in contexts), strict=True)
     ]
     sample = sampler.sample(
@@ -47,20 +52,38 @@ def predict_batch(
         torch.cat([one.action_noise for one in inputs]),
         first.guidance.combine_branches(branches),
         guided_video=first.guided_video,
+        committed=held,
     )
     parts = zip(sample.video.split(1), sample.action.split(1), strict=True)
     return [sampler.Sample(video, action, sample.evaluated) for video, action in parts]
 
 
+def _join_committed(inputs: Sequence[PredictionInputs]) -> sampler.CommittedActions | None:
+    if all(one.committed is None for one in inputs):
+        return None
+    parts = [
+        one.committed or sampler.CommittedActions(torch.zeros_like(one.action_noise), (0,))
+        for one in inputs
+    ]
+    return sampler.CommittedActions(
+        torch.cat([part.rows for part in parts]), tuple(part.counts[0] for part in parts)
+    )
+
+
 def _make_velocity_fn(
-    model: VideoActionDiT, branches: list[Any], state: Tensor, condition: Tensor | None
+    model: VideoActionDiT,
+    branches: list[Any],
+    state: Tensor,
+    condition: Tensor | None,
+    held: sampler.CommittedActions | None,
 ) -> sampler.VelocityFn:
     """Return the velocity function of one branch of guidance of all sessions."""
     contexts = [branch.context for branch in branches]
     context = [_concat_context(layers) for layers in zip(*contexts, strict=True)]
     rotations = [branch.block_rotation for branch in branches]
     rotation = Rotation(*(torch.stack(parts) for parts in zip(*rotations, strict=True)))
-    cache, times = BatchedKVCache([branch.cache for branch in branches]), branches[0]
+    cache = BatchedKVCache([branch.cache for branch in branches])
+    times, counts = branches[0].position_time_cache, () if held is None else held.counts
 
     def velocity(
         x_video: Tensor, x_action: Tensor, t_video: int, t_action: int
@@ -70,7 +93,7 @@ def _make_velocity_fn(
             x_action,
             state,
             times.flow_time(t_video),
-            times.flow_time(t_action),
+            times.action_time(t_action, counts),
             rotation,
             context,
             cache,

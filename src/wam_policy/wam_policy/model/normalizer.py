@@ -212,8 +212,8 @@ class Normalizer:
         """Return actions, float64 [... horizon action_width], of targets [... horizon n] per key.
 
         Targets are absolute; relative keys become offsets from `reference`, [n] or [... 1 n] per
-        key. Masked keys and padding are 0; q99 and min_max clamp, so a target outside the
-        statistics is returned at their limit.
+        key; `horizon` may be that of the first rows of a chunk. Masked keys and padding are 0;
+        q99 and min_max clamp, so a target outside the statistics is returned at their limit.
         """
         values = {
             field.key: _get_values(targets, field)
@@ -222,7 +222,7 @@ class Normalizer:
             if not field.masked
         }
         vector = _concatenate(self.action_keys, values, self.metadata.action, self.action_width)
-        return vector if self.row_std is None else vector / self.row_std
+        return vector if self.row_std is None else vector / self.row_std[: vector.shape[-2]]
 
     def action_mask(self) -> np.ndarray:
         """Mark the action columns that carry data: bool [action_width]."""

@@ -17,6 +17,7 @@ from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.model import batched_inference
 from wam_policy.model.checkpoint import checkpoint_folder
 from wam_policy.model.checkpoint.model_spec import ModelInferenceDefaults
+from wam_policy.model.committed_rows import normalize_committed_rows
 from wam_policy.model.encoders import view_layout
 from wam_policy.model.encoders.conv_vae import ConvVae
 from wam_policy.model.execution import engines, quantization
@@ -118,6 +119,8 @@ class PendingQuery:
     joints: np.ndarray  # float64 [observed]
     values: Mapping[str, np.ndarray]  # the model state that they give, by key
     state: torch.Tensor  # normalized
+    committed: np.ndarray | None  # float64 [n commanded], first targets that are held
+    committed_actions: np.ndarray | None  # [n action_dim], the same for the model
     watch: Stopwatch
     inference: PendingInference
     has_newest: bool  # it saw frames since the last commit
@@ -215,6 +218,12 @@ class Policy:
         )
 
     @property
+    def max_committed_rows(self) -> int:
+        """Return how many rows the model was trained to continue; 0: it cannot."""
+        plan = self.options.engine.startswith(engines.TENSORRT)  # one time for all actions
+        return 0 if plan else self.model.spec.max_committed_rows
+
+    @property
     def streaming(self) -> bool:
         """Return whether the mode is streaming, not released."""
         return self._streaming_session is not None
@@ -272,22 +281,33 @@ class Policy:
         self._commits += 1
         return watch.laps_ms
 
-    def query(self, joints: np.ndarray, seed: int, newest: Views | None = None) -> PolicyOutput:
+    def query(
+        self,
+        joints: np.ndarray,
+        seed: int,
+        newest: Views | None = None,
+        committed: np.ndarray | None = None,
+    ) -> PolicyOutput:
         """Predict targets from joint positions [observed] after the committed frames.
 
-        `newest` frames are used for this query only; the released mode ignores them. Raises
-        ValueError for invalid joint positions and RuntimeError if nothing has been committed.
+        `newest` frames are used for this query only; the released mode ignores them. `committed`
+        [n commanded] are the first targets, executed meanwhile: they come back unchanged. Raises
+        ValueError for invalid joints or rows, RuntimeError if no frame has been committed.
         """
-        pending = self.begin_query(joints, newest)
+        pending = self.begin_query(joints, newest, committed)
         self.restart_exchange_timer()
         try:
-            sample = self._inference_context.predict(pending.state, seed)
+            sample = self._inference_context.predict(
+                pending.state, seed, pending.committed_actions
+            )
         except BaseException:
             self.cancel_query(pending)
             raise
         return self.finish_query(pending, sample)
 
-    def begin_query(self, joints: np.ndarray, newest: Views | None = None) -> PendingQuery:
+    def begin_query(
+        self, joints: np.ndarray, newest: Views | None = None, committed: np.ndarray | None = None
+    ) -> PendingQuery:
         """Prepare a query; `finish_query` or `cancel_query` must follow. Raises as `query`."""
         watch = Stopwatch(self._device_now)
         joints = np.asarray(joints, dtype=np.float64)
@@ -297,6 +317,9 @@ class Policy:
             )
         values = transforms.to_model_state(self.robot, joints)
         state = torch.from_numpy(self._normalizer.normalize_state(values))
+        actions = normalize_committed_rows(
+            committed, values, self.robot, self._normalizer, self.max_committed_rows
+        )
         seen = None if newest is None or self._released_session else self.compose_views(newest)
         watch.lap('preprocess')
         if self._streaming_session is not None:
@@ -307,7 +330,9 @@ class Policy:
             if frames is None or self._prompt is None:
                 raise RuntimeError('no frames since the last query: call commit first')
             inference = self._released_session.begin_step(frames, self._prompt)
-        return PendingQuery(joints, values, state, watch, inference, seen is not None)
+        return PendingQuery(
+            joints, values, state, committed, actions, watch, inference, seen is not None
+        )
 
     def restart_exchange_timer(self) -> None:
         self._exchanges.clear()
@@ -338,6 +363,8 @@ class Policy:
             targets = transforms.from_model_actions(
                 self.robot, self._normalizer.denormalize_actions(actions, values)
             )
+            if pending.committed is not None:  # without the rounding of the normalization
+                targets[: len(pending.committed)] = pending.committed
         after.lap('postprocess')
         stages_ms = _sum_timings(watch.laps_ms, inner, after.laps_ms)
         return PolicyOutput(targets, joints[self._commanded_indices], stages_ms)
@@ -452,13 +479,14 @@ def predict_batch(
     """Sample prepared queries of policies with shared weights, together if they can be."""
     contexts = [policy.inference_context for policy in policies]
     states = [query.state for query in queries]
+    committed = [query.committed_actions for query in queries]
     for policy in policies:
         policy.restart_exchange_timer()
     if len(policies) > 1 and policies[0].can_batch:
-        return batched_inference.predict_batch(contexts, states, seeds)
+        return batched_inference.predict_batch(contexts, states, seeds, committed)
     return [
-        context.predict(state, seed)
-        for context, state, seed in zip(contexts, states, seeds, strict=True)
+        context.predict(state, seed, rows)
+        for context, state, seed, rows in zip(contexts, states, seeds, committed, strict=True)
     ]
 
 

@@ -86,6 +86,7 @@ class PredictionInputs:
     condition: Tensor | None  # [1 channels frames rows columns]
     video_noise: Tensor
     action_noise: Tensor
+    committed: sampler.CommittedActions | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,26 +179,41 @@ class InferenceContext:
         cut = self._condition[:, :, start : start + frames]
         return cut if cut.shape[2] == frames else self._condition[:, :, -frames:]
 
-    def prepare_prediction(self, state: Any, seed: int) -> PredictionInputs:
-        """Return what sampling the block that follows the cached frames starts from."""
+    def prepare_prediction(self, state: Any, seed: int, committed: Any = None) -> PredictionInputs:
+        """Return what sampling the block that follows the cached frames starts from.
+
+        `committed` [n action_dim] are its first actions, if they are executed anyway.
+        """
         c, model = self.config, self.model
         state = torch.as_tensor(state).to(model.device, model.dtype)
         return PredictionInputs(
             state.reshape(1, c.states_per_block, c.state_dim),
             self.slice_condition(self.guidance.frames, c.frames_per_block),
             *self._noise_fn(seed),
+            None if committed is None else self._pad_committed(committed),
         )
 
+    def _pad_committed(self, committed: Any) -> sampler.CommittedActions:
+        rows = torch.as_tensor(committed).to(self.model.device, self.model.dtype)
+        missing = self.config.actions_per_block - len(rows)
+        padded = torch.nn.functional.pad(rows, (0, 0, 0, missing))
+        return sampler.CommittedActions(padded[None], (len(rows),))
+
     @torch.inference_mode()
-    def predict(self, state: Any, seed: int) -> sampler.Sample:
-        """Sample the block that follows the cached frames; the cache is unchanged."""
-        given = self.prepare_prediction(state, seed)
+    def predict(self, state: Any, seed: int, committed: Any = None) -> sampler.Sample:
+        """Sample the block that follows the cached frames; the cache is unchanged.
+
+        `committed` [n action_dim] are its first actions, if they are executed anyway.
+        """
+        given = self.prepare_prediction(state, seed, committed)
+        count = 0 if given.committed is None else given.committed.counts[0]
         return sampler.sample(
             self.sampling,
             given.video_noise,
             given.action_noise,
-            self.guidance.make_velocity_fn(given.state, given.condition),
+            self.guidance.make_velocity_fn(given.state, given.condition, count),
             guided_video=self.guided_video,
+            committed=given.committed,
         )
 
     def make_result(self, sample: sampler.Sample, watch: Stopwatch) -> InferenceResult:

@@ -21,6 +21,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from wam_policy.core.robot import safety_checks
+from wam_policy.core.session.delay_compensation import EXECUTIONS
 from wam_policy.nodes.parameter_fields import (
     describe_expected,
     make_descriptor,
@@ -106,6 +107,13 @@ class PolicyParams:
         'when the sampler starts from other noise: in every session (each instruction begins '
         'one), in every query, or never',
         choices=('session', 'query', 'never'),
+    )
+    execution: str = parameter(
+        'blended',
+        'where a query starts while the robot moves on until its answer: blended, at the '
+        'observation; rolled_forward, at the setpoint when the answer is expected; '
+        'trained_prefix, with the rows executed until then, for a model trained to continue them',
+        choices=EXECUTIONS,
     )
     memory_update: str = parameter(
         'streaming',

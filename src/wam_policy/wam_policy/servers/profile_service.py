@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from wam_policy.core.robot.embodiment import Embodiment
+from wam_policy.core.session.model_requests import describe_committed_rows
 from wam_policy.servers import handshake
 from wam_policy.servers.request_queue import RequestQueue
 from wam_policy.servers.server_metrics import ServerMetrics
@@ -111,7 +112,7 @@ class ProfileService:
                 'model': model.name,
                 'trained': model.trained,
                 'action_horizon': min(model.horizon, profile.horizon),
-                'rtc': {'delay': 'first_row', 'committed': 'ignored'},
+                'rtc': describe_committed_rows(model.max_committed_rows),
             },
             {
                 'kind': handshake.STREAMING_MEMORY,

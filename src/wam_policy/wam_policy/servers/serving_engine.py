@@ -36,6 +36,7 @@ class ServedModel:
     window_blocks: int
     horizon: int
     step_dt_s: float
+    max_committed_rows: int = 0  # how many rows it continues
 
 
 class ServerBackend:
@@ -103,7 +104,10 @@ class ServerBackend:
             )
         }
         return ServedModel(
-            name=facts['model'].removeprefix('UNTRAINED '), trained=facts['trained'], **named
+            name=facts['model'].removeprefix('UNTRAINED '),
+            trained=facts['trained'],
+            max_committed_rows=facts.get('rtc', {}).get('max_rows', 0),
+            **named,
         )
 
     def reset(self, session: str, instruction: str, mode: str) -> None:

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from wam_policy.core.robot.embodiment import Embodiment
+from wam_policy.core.session.model_requests import describe_committed_rows
 from wam_policy.servers import handshake, value_mapping
 from wam_policy.servers.handshake import COMMITTED_KEY, DELAY_KEY
 from wam_policy.servers.server_profile import ServerProfile
@@ -80,6 +81,8 @@ class BlockSizes(Protocol):
     def frames_per_block(self) -> int: ...
     @property
     def horizon(self) -> int: ...
+    @property
+    def max_committed_rows(self) -> int: ...
 
 
 @dataclass(slots=True)
@@ -225,7 +228,9 @@ class SessionManager:
         if isinstance(answer, dict) and profile.actions_key is not None:
             answer['server_timing'] = {'infer_ms': taken_ms}
             if waiting.reports_first_row:
-                answer['rtc'] = {'first_row': waiting.query.delay, 'committed': 'ignored'}
+                rtc = describe_committed_rows(self._block_sizes.max_committed_rows)
+                answer['rtc'] = {**rtc, 'first_row': waiting.query.delay}
+                del answer['rtc']['delay']
         return answer
 
     def _read_session_name(self, request: ClientRequest) -> str:

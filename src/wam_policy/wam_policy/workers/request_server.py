@@ -8,12 +8,13 @@ here, so that both workers reject a request before either waits for the other.
 import socket
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from wam_policy.core.session.model_requests import describe_committed_rows
 from wam_policy.model import robot_policy
 from wam_policy.model.encoders.text_encoder import PromptTooLong
 from wam_policy.model.network.cfg import CfgRole
@@ -38,6 +39,17 @@ class InvalidWorkerRequest(Exception):
     def __init__(self, what: str, fix: str) -> None:
         super().__init__(what)
         self.fix = fix
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _ReadQuery:
+    """Hold a valid query."""
+
+    session: WorkerSession
+    joints: np.ndarray  # [observed]
+    seed: int
+    newest: Mapping[str, np.ndarray] | None
+    committed: np.ndarray | None  # [n commanded], first targets that are held
 
 
 class WorkerServer:
@@ -191,9 +203,9 @@ class WorkerServer:
         )
 
     def _on_query(self, request: WorkerMessage) -> WorkerMessage:
-        session, joints, seed, latest = self._read_query(request)
-        found = session.policy.query(joints, seed, latest)
-        return self._make_chunk(request, session, found)
+        query = self._read_query(request)
+        found = query.session.policy.query(query.joints, query.seed, query.newest, query.committed)
+        return self._make_chunk(request, query.session, found)
 
     def _on_queries(self, request: WorkerMessage) -> WorkerMessage:
         """Answer queries of different sessions in one batch; each has an answer of its own.
@@ -204,13 +216,14 @@ class WorkerServer:
         started: dict[int, tuple[WorkerMessage, WorkerSession, PendingQuery, int]] = {}
         for i, query in enumerate(_split_queries(request)):
             try:
-                session, joints, seed, latest = self._read_query(query)
+                read = self._read_query(query)
+                session = read.session
                 if any(session is other for _, other, _, _ in started.values()):
                     raise InvalidWorkerRequest(
                         f'two queries of session {session.name!r} at once', 'send one at a time'
                     )
-                pending = session.policy.begin_query(joints, latest)
-                started[i] = query, session, pending, seed
+                pending = session.policy.begin_query(read.joints, read.newest, read.committed)
+                started[i] = query, session, pending, read.seed
             except Exception as error:  # noqa: BLE001  the other queries are answered
                 answers[i] = self._make_error(query, error)
         if started:
@@ -237,10 +250,8 @@ class WorkerServer:
             )
         }
 
-    def _read_query(
-        self, request: WorkerMessage
-    ) -> tuple[WorkerSession, np.ndarray, int, dict[str, np.ndarray] | None]:
-        """Return session, joint positions, seed and newest frames of a valid query."""
+    def _read_query(self, request: WorkerMessage) -> _ReadQuery:
+        """Return a query; raise InvalidWorkerRequest if it is not valid."""
         session = self._get_session(request)
         sequence, seed = _read_int(request, 'sequence'), _read_int(request, 'seed')
         _read_int(request, 'stamp_ns')
@@ -259,7 +270,7 @@ class WorkerServer:
             raise InvalidWorkerRequest(f'seed {seed}', f'use 0 to {MAX_SEED}')
         if not session.committed_blocks:
             raise InvalidWorkerRequest('query before any commit', 'commit a first frame')
-        self._check_committed_rows(request)
+        committed = self._read_committed_rows(request, session.policy.max_committed_rows)
         if session.policy.needs_commit:
             raise InvalidWorkerRequest(
                 'no frames since the last query: the released mode allows one query per block',
@@ -271,12 +282,13 @@ class WorkerServer:
             else None
         )
         session.last_sequence = sequence
-        return session, joints, seed, latest
+        return _ReadQuery(session, joints, seed, latest, committed)
 
-    def _check_committed_rows(self, request: WorkerMessage) -> None:
-        """Check `delay` and `committed`: rows that are executed while the query is computed.
+    def _read_committed_rows(self, request: WorkerMessage, most: int) -> np.ndarray | None:
+        """Return the rows to hold, which are executed while the query is computed.
 
-        No model here was trained to continue them, so `committed` [n commanded] is not used.
+        Of `committed` [n commanded] these are the first `delay`, without a delay all. None for a
+        model that was not trained to continue rows: it ignores them.
         """
         horizon, joints = self._geometry.horizon, len(self._robot.commanded)
         delay, rows = request.fields.get('delay', 0), request.arrays.get('committed')
@@ -294,6 +306,15 @@ class WorkerServer:
                 f'query: committed is {rows.dtype} {list(rows.shape)}',
                 f'send 1 to {horizon} rows of {joints} finite numbers',
             )
+        if rows is None or not most:
+            return None
+        rows = rows[: delay or len(rows)].astype(np.float64)
+        if len(rows) > most:
+            raise InvalidWorkerRequest(
+                f'query: {len(rows)} committed rows, the model was trained to continue {most}',
+                'send fewer, or query from joint positions later on the way',
+            )
+        return rows
 
     def _make_chunk(
         self, request: WorkerMessage, session: WorkerSession, found: PolicyOutput
@@ -393,7 +414,7 @@ def build_worker_info(policy: Policy, device: str) -> dict[str, Any]:
         'statistics': {'tag': tag, 'synthetic': loaded.embodiments[tag].synthetic},
         'geometry': asdict(policy.geometry),
         'view_layout': policy.view_layout_name,
-        'rtc': {'delay': 'first_row', 'committed': 'ignored'},
+        'rtc': describe_committed_rows(policy.max_committed_rows),
         'reason': f'{name} on {device}',
     }
 

@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -39,6 +40,17 @@ class Query:
     observation: Observation
     arrived_ns: int  # reception of the frame that completed the observation
     sent_ns: int
+    # [rows commanded]: rows of the motion so far, which come before those of the answer
+    lead_rows: np.ndarray | None = None
+    committed: np.ndarray | None = None  # [rows commanded]: first rows of the answer
+
+    @property
+    def lead_count(self) -> int:
+        return 0 if self.lead_rows is None else len(self.lead_rows)
+
+    def precede(self, targets: np.ndarray) -> np.ndarray:
+        """Return the lead rows and then `targets`, [rows commanded]."""
+        return targets if self.lead_rows is None else np.concatenate([self.lead_rows, targets])
 
 
 Request = Reset | Commit | Query
@@ -52,6 +64,22 @@ class QueryResult:
     targets: np.ndarray  # [horizon joints], absolute
     reference: np.ndarray  # [joints], joint positions the targets are relative to
     timings_ms: Mapping[str, float]  # stage -> ms
+
+    def find_fault(self, joints: int) -> str:
+        """Return why the values cannot be targets of so many joints, or an empty string."""
+        if (
+            self.targets.ndim != 2
+            or self.targets.shape[1] != joints
+            or not len(self.targets)
+            or self.reference.shape != (joints,)
+        ):
+            return (
+                f'targets {list(self.targets.shape)} and reference '
+                f'{list(self.reference.shape)} do not match {joints} joints'
+            )
+        if not (np.isfinite(self.targets).all() and np.isfinite(self.reference).all()):
+            return 'targets or reference contain NaN or infinity'
+        return ''
 
 
 class NoiseSeeds:
@@ -90,3 +118,12 @@ class CacheStatus:
     window_fill: float = 0.0  # 0..1
     rebuilds: int = 0  # windows restarted by the workers themselves
     imagination_error: float | None = None  # of the block committed last; None: not measured
+
+
+def describe_committed_rows(max_rows: int) -> dict[str, Any]:
+    """Tell clients what becomes of `delay` and `committed` in a query, by our own conventions.
+
+    `max_rows` is how many rows the model was trained to continue, 0: none.
+    """
+    held = {'committed': 'held', 'max_rows': max_rows} if max_rows else {'committed': 'ignored'}
+    return {'delay': 'first_row', **held}

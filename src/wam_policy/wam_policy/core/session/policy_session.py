@@ -8,8 +8,6 @@ or exit; this module only selects requests and checks results.
 from dataclasses import dataclass, replace
 from enum import Enum
 
-import numpy as np
-
 from wam_policy.core.motion.chunk_validator import MAX_AGE_AT_REST_S
 from wam_policy.core.observation.clocks import QueryClock
 from wam_policy.core.observation.frame_history import BlockTiming, FrameHistory
@@ -20,6 +18,7 @@ from wam_policy.core.observation.observation_buffer import (
     StampedBuffer,
 )
 from wam_policy.core.robot.embodiment import Embodiment
+from wam_policy.core.session.delay_compensation import DelayCompensation
 from wam_policy.core.session.instruction import clean_instruction
 from wam_policy.core.session.model_requests import (
     CacheStatus,
@@ -87,6 +86,7 @@ class SessionSettings:
     query_per_commit: bool = False  # as the released server: one query per block
     detect_frozen_images: bool = False  # treat repeated equal images as stale
     latest_joint_state: bool = False  # for queries without images: newest joint state
+    execution: str = 'blended'  # one of delay_compensation.EXECUTIONS
 
 
 class PolicySession:
@@ -111,6 +111,8 @@ class PolicySession:
         self.imagination_range = InitialRange(*IMAGINATION_BLOCKS)
         self._session_prefix = session_prefix
         self._query_clock = QueryClock(settings.query_period_ns)
+        self._compensation = DelayCompensation(robot, 'blended', 0)  # until workers are ready
+        self._has_answered = False  # the first query after a start is slow
         self._warmed_up = False  # the first result after a start is not timed
         self._arrived_ns: dict[str, int] = {}  # newest sample per source
         self._input_errors: dict[str, str] = {}  # source -> why its last message was rejected
@@ -173,6 +175,7 @@ class PolicySession:
         """Drop the instruction: after a stop the task resumes only with a new instruction."""
         if self.instruction:
             self.instruction, self.stop_reason = '', reason
+            self._compensation.set_chunk(None)
             self._discard_history(reason, rebuild=False)
 
     def _set_instruction(self, text: str) -> None:
@@ -184,6 +187,7 @@ class PolicySession:
         """Drop all samples stamped before a jump of the clock."""
         self.observations.clear()
         self._retry_ns = 0
+        self._compensation.set_chunk(None)
         self._discard_history(reason, rebuild=bool(self.instruction))
 
     def set_query_period(self, query_period_ns: int) -> None:
@@ -196,11 +200,19 @@ class PolicySession:
         timing: BlockTiming,
         query_per_commit: bool | None = None,
         latest_joint_state: bool | None = None,
+        max_committed_rows: int = 0,
+        expected_delay_ns: int = 0,
     ) -> None:
         """Use the workers; the recorded frames are replayed to them.
 
-        The arguments override the settings for workers with their own query schedule.
+        The next two arguments override the settings. `max_committed_rows`: how many the model
+        continues, ValueError if the execution needs them; `expected_delay_ns` 0: unknown.
         """
+        self._compensation = DelayCompensation(
+            self.robot, self.settings.execution, max_committed_rows
+        )
+        self._compensation.add_delay(expected_delay_ns)
+        self._has_answered = False
         changes = {'query_per_commit': query_per_commit, 'latest_joint_state': latest_joint_state}
         self.settings = replace(
             self.settings, **{name: value for name, value in changes.items() if value is not None}
@@ -288,6 +300,9 @@ class PolicySession:
     def on_query_result(self, query: Query, result: QueryResult, now_ns: int) -> Chunk | None:
         """Return the chunk to publish, or None if the result must not be used."""
         self._query_clock = self._query_clock.with_query_done()
+        if self._has_answered:
+            self._compensation.add_delay(now_ns - query.observation.stamp_ns)
+        self._has_answered = True
         fault = '' if query.session == self.session else 'an older session'
         fault = fault or self._check_result(query, result, now_ns)
         if fault:
@@ -305,7 +320,7 @@ class PolicySession:
             query.sequence,
             result.step_dt_s,
             self.robot.commanded,
-            result.targets,
+            query.precede(result.targets),
             result.reference,
             self.robot.config_hash,
             compute_query_stages_ms(
@@ -319,6 +334,7 @@ class PolicySession:
         return self._cached_stamp_ns if reads_cache_only else query.observation.stamp_ns
 
     def on_published(self, chunk: Chunk, answered_ns: int, now_ns: int) -> None:
+        self._compensation.set_chunk(chunk)
         self.counters = replace(self.counters, chunks=self.counters.chunks + 1)
         self.chunk_rate.tick(now_ns)
         if self._follows_chunks and self._frame_history is not None:
@@ -469,24 +485,14 @@ class PolicySession:
             )
         if not self._query_clock.is_due(now_ns, seen.stamp_ns):
             return None
-        return Query(self.session, self.sequence + 1, seen, arrived_ns, now_ns)
+        query = Query(self.session, self.sequence + 1, seen, arrived_ns, now_ns)
+        return query if self._follows_chunks else self._compensation.compensate(query)
 
     def _check_result(self, query: Query, result: QueryResult, now_ns: int) -> str:
         """Return an error of a result, or an empty string."""
-        joints = len(self.robot.commanded)
-        if (
-            result.targets.ndim != 2
-            or result.targets.shape[1] != joints
-            or not len(result.targets)
-            or result.reference.shape != (joints,)
-        ):
-            return (
-                f'targets {list(result.targets.shape)} and reference '
-                f'{list(result.reference.shape)} do not match {joints} joints'
-            )
-        if not (np.isfinite(result.targets).all() and np.isfinite(result.reference).all()):
-            return 'targets or reference contain NaN or infinity'
-        last_row_ns = (len(result.targets) - 1) * result.step_dt_s * 1e9
+        if fault := result.find_fault(len(self.robot.commanded)):
+            return fault
+        last_row_ns = (query.lead_count + len(result.targets) - 1) * result.step_dt_s * 1e9
         age_ns = now_ns - query.observation.stamp_ns
         if self._follows_chunks:
             late = age_ns > MAX_AGE_AT_REST_S * 1e9

@@ -84,6 +84,7 @@ class ModelSpec:
     adapters: LoraConfig | None  # the folder holds adapters over a base
     video_final_noise: float | None  # of decoupled inference; None: coupled
     inference: ModelInferenceDefaults | None  # None: no recommendation
+    max_committed_rows: int = 0  # rows of a chunk that it was trained to continue; 0: none
 
     def prompt_template(self, tag: str) -> str:
         """Return the prompt template of a tag; ValueError if this model has none."""
@@ -132,6 +133,7 @@ class ModelSpec:
             'video_final_noise': self.video_final_noise,
             'adapters': _adapters_to_dict(self.adapters) if self.adapters else None,
             'inference': asdict(self.inference) if self.inference else None,
+            **({'committed_rows': self.max_committed_rows} if self.max_committed_rows else {}),
         }
 
 
@@ -226,7 +228,17 @@ def parse_spec(content: Mapping[str, Any]) -> ModelSpec:
         adapters=_parse_adapters(own, head),
         video_final_noise=_parse_final_noise(own, head),
         inference=_parse_inference_defaults(own),
+        max_committed_rows=_parse_committed_rows(own, model),
     )
+
+
+def _parse_committed_rows(own: Mapping[str, Any], model: ModelConfig) -> int:
+    rows = own.get('committed_rows', 0)
+    if type(rows) is not int or not 0 <= rows < model.actions_per_block:
+        raise ValueError(
+            f'wam.committed_rows {rows!r:.40}: want rows from 0 to {model.actions_per_block - 1}'
+        )
+    return rows
 
 
 def _parse_size(values: Sequence[int]) -> tuple[int, int]:

@@ -217,7 +217,8 @@ class CudaGraphEngine:
             *action_time,
             *([] if condition is None else [condition]),
         ]
-        key = 'coupled' if shared else 'decoupled'
+        # one time for all actions, or one for each
+        key = 'coupled' if shared else f'decoupled {action_time.embedding.shape[1]}'
         v_video, v_action = self._replay(key, given, context, cache, video.shape[2], run)
         # copies: the sampler keeps velocities over steps, and another replay overwrites these
         return v_video.clone(), v_action.clone()

@@ -40,6 +40,27 @@ class PositionTimeCache:
             self._times[t] = self._model.embed_flow_time(value)
         return self._times[t]
 
+    def action_time(self, t: float, committed: tuple[int, ...]) -> FlowTimeEmbedding:
+        """Return the times of all actions, of which the first `committed` of a sample are clean.
+
+        The object is that of `flow_time` if none of the samples has any.
+        """
+        noisy = self.flow_time(t)
+        if not any(committed):
+            return noisy
+        clean, count = self.flow_time(CLEAN_TIME), self._model.config.actions_per_block
+        samples = [
+            [
+                torch.cat(
+                    [first.expand(-1, rows, *rest), later.expand(-1, count - rows, *rest)], 1
+                )
+                for first, later in zip(clean, noisy, strict=True)
+                for rest in [[-1] * (first.ndim - 2)]
+            ]
+            for rows in committed
+        ]
+        return FlowTimeEmbedding(*(torch.cat(parts) for parts in zip(*samples, strict=True)))
+
     def block_rotation(self, start: int) -> Rotation:
         if start not in self._blocks:
             self._blocks[start] = self._model.compute_block_rotation(start)
@@ -91,11 +112,17 @@ class CfgBranch:
         """Return the rotation of the block that follows the cached frames."""
         return self._position_time_cache.block_rotation(self.cache.frames)
 
-    def flow_time(self, t: float) -> FlowTimeEmbedding:
-        return self._position_time_cache.flow_time(t)
+    @property
+    def position_time_cache(self) -> PositionTimeCache:
+        return self._position_time_cache
 
-    def make_velocity_fn(self, state: Tensor, condition: Tensor | None) -> sampler.VelocityFn:
-        """Return the velocity function of the block that follows the cached frames."""
+    def make_velocity_fn(
+        self, state: Tensor, condition: Tensor | None, committed: int = 0
+    ) -> sampler.VelocityFn:
+        """Return the velocity function of the block that follows the cached frames.
+
+        Its first `committed` actions are clean.
+        """
         rotation = self.block_rotation
         tables, engine, context, cache = (
             self._position_time_cache,
@@ -112,7 +139,7 @@ class CfgBranch:
                 x_action,
                 state,
                 tables.flow_time(t_video),
-                tables.flow_time(t_action),
+                tables.action_time(t_action, (committed,)),
                 rotation,
                 context,
                 cache,
@@ -194,11 +221,11 @@ class ClassifierFreeGuidance:
             branch.cache.slide(frames)
 
     def make_velocity_fn(
-        self, state: Tensor, condition: Tensor | None
+        self, state: Tensor, condition: Tensor | None, committed: int = 0
     ) -> sampler.GuidedVelocityFn:
         """Return the guided velocity function of the block that follows the cached frames."""
         return self.combine_branches(
-            [branch.make_velocity_fn(state, condition) for branch in self.branches]
+            [branch.make_velocity_fn(state, condition, committed) for branch in self.branches]
         )
 
     def combine_branches(self, branches: Sequence[sampler.VelocityFn]) -> sampler.GuidedVelocityFn:

@@ -189,14 +189,15 @@ class VideoActionDiT(nn.Module):
         """Predict velocities of a noisy block on top of the cache, which keeps what it held.
 
         video [batch channels frames_per_block rows columns], action [batch actions action_dim],
-        state [batch states state_dim]; one flow time for all video and one for all action
-        tokens. Returns velocities shaped as video and action.
+        state [batch states state_dim]; one flow time for all video tokens, one for all action
+        tokens or one for each. Returns velocities shaped as video and action.
         """
         seeing = self.config.predicts_video
         tokens = self._embed_video(video if seeing else video[:, :, :0], condition)
         actions, count = self._embed_actions(action, action_time), tokens.shape[1]
         x = torch.cat([tokens, actions, self.state_encoder(state)], dim=1)
-        modulation = concat_modulation(video_time, action_time, count, x.shape[1] - count)
+        register_time = _with_state_time(action_time, action.shape[1], state.shape[1])
+        modulation = concat_modulation(video_time, register_time, count, x.shape[1] - count)
         memories = cache.open_layers(video.shape[2])
         for block, seen, memory in zip(self.layers, context, memories, strict=True):
             x = block(x, modulation, rotation, seen, memory)
@@ -324,13 +325,22 @@ def concat_modulation(
     """Return the modulation of [video | register]: one for all tokens if both share a time."""
     if video is action:
         return video.modulation
+    batch = max(len(video.modulation), len(action.modulation))
     return torch.cat(
         [
-            video.modulation.expand(-1, video_tokens, -1, -1),
+            video.modulation.expand(batch, video_tokens, -1, -1),
             action.modulation.expand(-1, register_tokens, -1, -1),
         ],
         dim=1,
     )
+
+
+def _with_state_time(time: FlowTimeEmbedding, actions: int, states: int) -> FlowTimeEmbedding:
+    """Return times of [actions | states], where each action has its own, as in training."""
+    if time.modulation.shape[1] == 1:
+        return time
+    pairs = zip(time, time.subsample(actions // states), strict=True)
+    return FlowTimeEmbedding(*(torch.cat(pair, dim=1) for pair in pairs))
 
 
 def compute_timestep_features(t: Tensor, dim: int) -> Tensor:

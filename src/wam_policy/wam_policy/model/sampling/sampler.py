@@ -85,6 +85,19 @@ class Sample:
     evaluated: tuple[bool, ...]  # [steps]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class CommittedActions:
+    """Hold the first actions of each sample clean: they are executed whatever is predicted."""
+
+    rows: Tensor  # [batch actions action_dim], normalized; those that are not held are not read
+    counts: tuple[int, ...]  # [batch], how many are held
+
+    def hold(self, action: Tensor) -> Tensor:
+        """Return actions [batch actions action_dim] with the held rows in place."""
+        held = torch.arange(action.shape[1]) < torch.tensor(self.counts)[:, None]
+        return torch.where(held[..., None].to(action.device), self.rows, action)
+
+
 def sample(
     config: SamplingConfig,
     video_noise: Tensor,
@@ -92,8 +105,9 @@ def sample(
     velocity: GuidedVelocityFn,
     *,
     guided_video: bool,
+    committed: CommittedActions | None = None,
 ) -> Sample:
-    """Denoise both modalities along their schedules.
+    """Denoise both modalities along their schedules; `committed` actions stay as they are.
 
     Without `guided_video` guidance is skipped where it can no longer affect the actions: they are
     the same, the predicted video is less guided. With a `noise_scale` below 1 the samples are
@@ -116,7 +130,7 @@ def sample(
             )  # a dynamic mask is all True: later steps are unknown
             v_video, v_action = velocity(
                 video.x,
-                action.x,
+                action.x if committed is None else committed.hold(action.x),
                 video_schedule.timesteps[i],
                 action_schedule.timesteps[i],
                 guided_video or reaches_actions,
@@ -125,7 +139,8 @@ def sample(
         video.step(v_video)
         action.step(v_action)
         evaluated.append(run)
-    return Sample(video.x, action.x, tuple(evaluated))
+    found = action.x if committed is None else committed.hold(action.x)
+    return Sample(video.x, found, tuple(evaluated))
 
 
 class UniPCSolver:

@@ -155,6 +155,7 @@ class PolicyNode(LifecycleNode):
                 query_per_commit=given.memory_update == 'released',
                 latest_joint_state=given.query_images == 'none',
                 detect_frozen_images=given.detect_frozen_images,
+                execution=given.execution,
             ),
             session_prefix=secrets.token_hex(4),
         )
@@ -384,7 +385,10 @@ class PolicyNode(LifecycleNode):
         with locked_policy as policy:
             if status.block_timing is not None:
                 policy.on_workers_ready(
-                    status.block_timing, status.query_per_commit, status.latest_joint_state
+                    status.block_timing,
+                    status.query_per_commit,
+                    status.latest_joint_state,
+                    status.max_committed_rows,
                 )
             else:
                 policy.on_workers_unavailable(status.availability, status.reason)

@@ -40,6 +40,7 @@ class BackendStatus:
     latest_joint_state: bool | None = None
     can_decode_video: bool = True  # they can show what they predicted
     view_layout: str = ''  # of the predicted image; empty: unknown
+    max_committed_rows: int = 0  # how many rows the model continues
 
 
 def build_worker_spec(params: PolicyParams, checkpoint: str, base: str = '') -> WorkerSpec:
@@ -136,6 +137,7 @@ class WorkerBackend:
     ) -> None:
         """Take listeners for the workers' stderr lines and news; another thread calls them."""
         self._noise_seeds = NoiseSeeds(params.seed, params.new_noise)
+        self._execution = params.execution
         self._timeouts_s = {'reset': params.reset_timeout_s}  # by kind of request
         self._query_timeout_s = params.query_timeout_s
         self._worker_timeouts_s: Mapping[str, float] = {}  # what a remote worker may need
@@ -194,6 +196,9 @@ class WorkerBackend:
     def _execute_query(self, query: Query) -> QueryResult:
         seen = query.observation
         arrays = {'joints': seen.joints.position}
+        fields: dict[str, Any] = {}
+        if query.committed is not None:
+            arrays['committed'], fields['delay'] = query.committed, len(query.committed)
         if self._send_latest_images:
             arrays |= {f'newest/{frame.camera}': frame.rgb for frame in seen.frames}
         answer = self._send_request(
@@ -203,6 +208,7 @@ class WorkerBackend:
                 'sequence': query.sequence,
                 'stamp_ns': seen.stamp_ns,
                 'seed': self._noise_seeds.next_seed(),
+                **fields,
             },
             arrays,
         )
@@ -233,6 +239,15 @@ class WorkerBackend:
             self._last_failure = ''
             facts = status.info
             geometry = facts['geometry']
+            rows = facts.get('rtc', {}).get('max_rows', 0)
+            if self._execution == 'trained_prefix' and not rows:
+                return BackendStatus(
+                    WorkerAvailability.FAILED,
+                    f'execution trained_prefix: {facts["model"]} was not trained to continue '
+                    'committed rows; train it with ./wam train --committed-rows N, or set '
+                    'execution to blended or rolled_forward',
+                    restart_count=status.restarts,
+                )
             # the model of a server may have to be compiled for the first answer
             self._has_answered = False
             self._worker_timeouts_s = {
@@ -259,6 +274,7 @@ class WorkerBackend:
                 None if query_images is None else not self._send_latest_images,
                 facts.get('video', True),
                 facts.get('view_layout', ''),
+                rows,
             )
         if status.state in (WorkerState.FAILED, WorkerState.STOPPED):
             self._last_failure = status.reason
