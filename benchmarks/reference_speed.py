@@ -7,18 +7,16 @@ rounds, so that other load on the machine matters little. The flash attention of
 is replaced by scaled_dot_product_attention, which is what ours calls. Outputs are compared first.
 A chunk is the sum of its passes: the released code runs both branches in every evaluation and
 commits within a call, ours commits apart from the query and omits the last unconditional pass.
-Each of our speed-ups is also measured against our code without it.
+`benchmarks/speed/speed_ups.py` measures each of our speed-ups against our code without it.
 """
 
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +28,6 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'src' / 'wam_policy')]
 from benchmarks import record
 from benchmarks.random_session import IMAGE_TOKENS, make_random_model
 from wam_policy.model.execution import engines
-from wam_policy.model.network.attention import GroupedAttention
 from wam_policy.model.network.kv_cache import KVCache
 from wam_policy.model.network.model_config import ModelConfig, get_preset
 from wam_policy.model.network.video_action_dit import VideoActionDiT
@@ -74,7 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     work = make_work(c, torch.Generator().manual_seed(0))
     runs: dict[str, Run] = {}
     with torch.no_grad():
-        runs |= make_query_runs(model, work, chosen.compiled)
+        for engine in (engines.EAGER, *([engines.COMPILED] if chosen.compiled else [])):
+            runs |= make_served_passes(model, work, engine)
         if chosen.reference:
             released = load_reference(chosen.reference, model)
             runs |= make_reference_runs(released, work)
@@ -82,7 +80,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(', '.join(f'{name} {error:.1e}' for name, error in errors.items()))
         seconds = time_runs(runs, chosen.rounds)
     if not chosen.no_training:
-        training = make_training_runs(model, work)
+        training = {
+            'training step': make_training_step(model, work),
+            'training step, recomputed': make_training_step(model, work, recompute=True),
+        }
         if chosen.reference:
             training |= make_reference_training_runs(released, work)
         seconds |= time_runs(training, chosen.rounds)
@@ -151,8 +152,8 @@ def make_work(c: ModelConfig, generator: torch.Generator) -> Work:
 # ---- ours
 
 
-def make_query_runs(model: VideoActionDiT, work: Work, compiled: bool) -> dict[str, Run]:
-    """Return our passes: as served, without each speed-up, and compiled."""
+def make_passes(model: VideoActionDiT, work: Work, variant: str = '') -> dict[str, Run]:
+    """Return a denoising pass and the pass of a commit on a model, as it is."""
     c = work.config
     context = model.embed_context(work.text, work.image)
     cache = KVCache(c, 1, 'cpu', torch.float32)
@@ -184,74 +185,37 @@ def make_query_runs(model: VideoActionDiT, work: Work, compiled: bool) -> dict[s
         written = slice(tokens, tokens + c.frames_per_block * c.frame_tokens)
         return cache.keys[..., written, :], cache.values[..., written, :]
 
-    def append_to_the_end() -> object:
-        hidden = model.append_kv(work.clean, clean, video_rotation, context, cache, condition)
-        memory = cache.open_layers(c.frames_per_block)[-1]
-        return model.layers[-1](hidden, clean.modulation, video_rotation, context[-1], memory)
-
-    engines.fuse_projections(model)
-    runs = {
-        'denoise, three projections': set_fused(model, False, denoise),
-        'denoise': set_fused(model, True, denoise),
-        'append_kv, whole last layer': set_fused(model, True, append_to_the_end),
-        'append_kv': set_fused(model, True, append),
-    }
-    if compiled:
-        whole = make_random_model(c, torch.device('cpu'), torch.float32)
-        whole.load_state_dict(model.state_dict())
-        engines.make_engine('compiled', whole)
-
-        def denoise_compiled() -> object:
-            return whole.denoise(
-                work.video,
-                action,
-                state,
-                noisy,
-                noisy,
-                block_rotation,
-                context,
-                cache,
-                condition,
-            )
-
-        def append_compiled() -> object:
-            return whole.append_kv(work.clean, clean, video_rotation, context, cache, condition)
-
-        runs |= {'denoise, compiled': denoise_compiled, 'append_kv, compiled': append_compiled}
-    return runs
+    return {f'denoise{variant}': denoise, f'append_kv{variant}': append}
 
 
-def set_fused(model: VideoActionDiT, fused: bool, run: Run) -> Run:
-    """Return `run` with one product for queries, keys and values, or with three."""
-    joined = [block.self_attn._qkv for block in model.layers]
-
-    def run_as_set() -> object:
-        for block, module in zip(model.layers, joined, strict=True):
-            block.self_attn._qkv = module if fused else None
-        return run()
-
-    return run_as_set
+def make_served_passes(model: VideoActionDiT, work: Work, engine: str) -> dict[str, Run]:
+    """Return the passes of a copy of a model by an engine, as workers run it."""
+    served = make_random_model(work.config, torch.device('cpu'), torch.float32)
+    served.load_state_dict(model.state_dict())
+    engines.make_engine(engine, served)
+    return make_passes(served, work, '' if engine == engines.EAGER else f', {engine}')
 
 
-def make_training_runs(model: VideoActionDiT, work: Work) -> dict[str, Run]:
-    """Return our training step: forward and backward, without unused tokens, and under a mask."""
+def make_training_step(
+    model: VideoActionDiT, work: Work, *, skip: bool = True, recompute: bool = False
+) -> Run:
+    """Return our training step, forward and backward, with or without unused tokens."""
     c, frames = work.config, work.clip.shape[2]
-    video_t = torch.full((1, frames - 1), 500.0)
+    video_t = torch.full((1, frames - skip), 500.0)
     action_t = torch.full((1, work.action.shape[1]), 500.0)
     model.requires_grad_(True)
 
-    def step(skip: bool, recompute: bool = False) -> object:
+    def step() -> object:
         model.zero_grad(set_to_none=True)
         clean, noisy = work.clip[:1], work.clip[1:]
-        context = model.embed_context(work.text, work.image)
         found = model(
             clean[:, :, : -c.frames_per_block] if skip else clean,
             noisy[:, :, 1:] if skip else noisy,
-            video_t if skip else torch.full((1, frames), 500.0),
+            video_t,
             work.action,
             action_t,
             work.state,
-            context,
+            model.embed_context(work.text, work.image),
             work.condition,
             skip_unused_tokens=skip,
             gradient_checkpointing=recompute,
@@ -260,31 +224,7 @@ def make_training_runs(model: VideoActionDiT, work: Work) -> dict[str, Run]:
         (found.video.square().mean() + found.action.square().mean()).backward()
         return ()
 
-    def step_under_a_mask() -> object:
-        with attend_under_a_mask():
-            return step(True)
-
-    return {
-        'training step, mask': step_under_a_mask,
-        'training step': lambda: step(True),
-        'training step, all tokens': lambda: step(False),
-        'training step, recomputed': lambda: step(True, recompute=True),
-    }
-
-
-@contextmanager
-def attend_under_a_mask() -> Iterator[None]:
-    """Replace attention by groups with one attention under the mask, as it was before."""
-    masks: dict[tuple[GroupedAttention, int], Tensor] = {}
-
-    def attend(self: GroupedAttention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        key = self, q.shape[2]
-        if key not in masks:
-            masks[key] = self.make_mask(q.shape[2])
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=masks[key])
-
-    with mock.patch.object(GroupedAttention, 'attend', attend):
-        yield
+    return step
 
 
 # ---- the released code
@@ -424,7 +364,7 @@ def time_runs(runs: dict[str, Run], rounds: int) -> dict[str, float]:
 
 
 def summarize(seconds: dict[str, float]) -> list[dict[str, Any]]:
-    """Return ratios of ours to the released code, and to ours without each speed-up."""
+    """Return ratios of ours to the released code."""
     found: list[tuple[str, float, float]] = []
     for variant in ('', ', compiled'):
         if f'denoise{variant}' not in seconds or 'denoise, released' not in seconds:
@@ -442,10 +382,6 @@ def summarize(seconds: dict[str, float]) -> list[dict[str, Any]]:
                 (f'query and commit, {count} evaluations{variant}', chunk + commit, released),
             ]
     for name, before in (
-        ('denoise', 'denoise, three projections'),
-        ('append_kv', 'append_kv, whole last layer'),
-        ('training step', 'training step, mask'),
-        ('training step', 'training step, all tokens'),
         ('training step', 'training step, released'),
         ('training step, recomputed', 'training step, released'),
     ):

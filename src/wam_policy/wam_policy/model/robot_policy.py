@@ -52,6 +52,7 @@ class InferenceOptions:
     engine: str = engines.EAGER  # eager | compiled | tensorrt:FOLDER
     precision: str = quantization.FULL_PRECISION  # full | fp8 | int8 | calibration file
     noise_scale: float = 1.0  # of the initial noise, 0 to 1
+    pack_weights: bool = True  # of an eager float32 model on a CPU; not if calibrated later
 
     def __post_init__(self) -> None:
         if self.recipe not in sampler.SAMPLERS:
@@ -444,7 +445,11 @@ class Policy:
         """Quantize the network and make the engine, as `options` specify."""
         if (calibration := quantization.load_calibration(self.options.precision)) is not None:
             quantization.install_quantized_linears(self.model.dit, calibration)
-        return engines.make_engine(self.options.engine, self.model.dit)
+        if self.options.engine == engines.COMPILED:
+            engines.compile_autoencoder(self.model.encoders.vae)
+        return engines.make_engine(
+            self.options.engine, self.model.dit, pack_weights=self.options.pack_weights
+        )
 
     def _set_mode(self, mode: str) -> None:
         """Switch to a mode; both share one cache, so the session of the other ends."""

@@ -120,7 +120,7 @@ def calibrate(arguments: argparse.Namespace) -> None:
             arguments, torch.float32 if arguments.device == 'cpu' else SURROUNDING_DTYPE
         ),
         embodiment.load_embodiment(arguments.embodiment),
-        InferenceOptions(),
+        InferenceOptions(pack_weights=False),
     )
     observations = RecordedObservations.load(arguments.observations)
     found = quantization.calibrate(

@@ -261,6 +261,8 @@ def warm_up_full_window(policy: 'Policy', seed: int) -> None:
             policy.query(
                 home, seed, make_gray_frames(policy, latents * config.pixel_frames_per_latent)
             )
+    if policy.role.value != 'uncond' and config.predicts_video:  # a viewer may come at any time
+        policy.decode_prediction()
     policy.reset('')
 
 

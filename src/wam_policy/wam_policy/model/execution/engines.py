@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol, cast
 import torch
 from torch import Tensor, nn
 
+from wam_policy.model.execution import packed_linear
 from wam_policy.model.execution.quantization import QuantizedLinear
 from wam_policy.model.network.kv_cache import KVCache
 from wam_policy.model.network.layers import ContextKV, FusedLinear
@@ -28,6 +29,7 @@ ENGINE_CHOICES = f'{EAGER}, {COMPILED} or {TENSORRT}:FOLDER'
 # Passes differ by fill, by new frames and by coupled or decoupled flow times; the largest window
 # in use has 9 frames. Beyond this many variants something else varies that should not.
 RECOMPILE_LIMIT = 64
+BACKEND: str | Callable[..., Any] = 'inductor'  # of torch.compile
 WARMUP_RUNS = 2  # before a capture: kernels are selected and allocations done
 
 
@@ -58,8 +60,10 @@ class ExecutionEngine(Protocol):
     ) -> tuple[Tensor, Tensor]: ...
 
 
-def make_engine(choice: str, model: VideoActionDiT) -> ExecutionEngine:
-    """Make the engine that `choice` names for a model, which it may compile in place.
+def make_engine(
+    choice: str, model: VideoActionDiT, *, pack_weights: bool = True
+) -> ExecutionEngine:
+    """Make the engine that `choice` names for a model, which it may compile or pack in place.
 
     Raises ValueError for an unknown choice, or one that this machine cannot run.
     """
@@ -68,11 +72,13 @@ def make_engine(choice: str, model: VideoActionDiT) -> ExecutionEngine:
         from wam_policy.model.execution.tensorrt_engine import TensorRTEngine
 
         return TensorRTEngine(model, Path(folder))
-    if choice in (EAGER, COMPILED):
-        fuse_projections(model)
     if choice == EAGER:
+        if pack_weights and packed_linear.can_pack(model):
+            packed_linear.pack_linears(model)
+        fuse_projections(model)
         return model
     if choice == COMPILED:
+        fuse_projections(model)
         compile_blocks(model)
         return CudaGraphEngine(model, CudaGraphCapture()) if model.device.type == 'cuda' else model
     raise ValueError(f'engine {choice!r}: want {ENGINE_CHOICES}')
@@ -92,7 +98,7 @@ def fuse_projections(model: VideoActionDiT) -> None:
             block.self_attn.fuse_projections(QuantizedLinear.join)
 
 
-def compile_blocks(model: VideoActionDiT, backend: str = 'inductor') -> VideoActionDiT:
+def compile_blocks(model: VideoActionDiT, backend: str | None = None) -> VideoActionDiT:
     """Compile the blocks of a model in place, one graph per shape and fill, and return it.
 
     All blocks share their graphs: 40 layers compile as fast as one. Shapes are static, because
@@ -100,9 +106,25 @@ def compile_blocks(model: VideoActionDiT, backend: str = 'inductor') -> VideoAct
     """
     for block in model.layers:
         block.compile(
-            backend=backend, fullgraph=True, dynamic=False, recompile_limit=RECOMPILE_LIMIT
+            backend=backend or BACKEND,
+            fullgraph=True,
+            dynamic=False,
+            recompile_limit=RECOMPILE_LIMIT,
         )
     return model
+
+
+def compile_autoencoder(vae: nn.Module) -> None:
+    """Compile encoder and decoder of an autoencoder in place, one graph per kind of group.
+
+    A Wan clip has three kinds each: the first frame, the group after it, and all later ones.
+    Inductor's kernels only, no CUDA graph: its results are the context of the next group, which a
+    replay would overwrite.
+    """
+    for name in ('net.encoder', 'net.decoder'):
+        vae.get_submodule(name).compile(
+            backend=BACKEND, fullgraph=True, dynamic=False, recompile_limit=RECOMPILE_LIMIT
+        )
 
 
 # ---- CUDA graphs: one launch per pass
