@@ -445,11 +445,8 @@ class Policy:
         """Quantize the network and make the engine, as `options` specify."""
         if (calibration := quantization.load_calibration(self.options.precision)) is not None:
             quantization.install_quantized_linears(self.model.dit, calibration)
-        if self.options.engine == engines.COMPILED:
-            engines.compile_autoencoder(self.model.encoders.vae)
-        return engines.make_engine(
-            self.options.engine, self.model.dit, pack_weights=self.options.pack_weights
-        )
+        pack, vae = self.options.pack_weights, self.model.encoders.vae
+        return engines.make_engine(self.options.engine, self.model.dit, pack_weights=pack, vae=vae)
 
     def _set_mode(self, mode: str) -> None:
         """Switch to a mode; both share one cache, so the session of the other ends."""

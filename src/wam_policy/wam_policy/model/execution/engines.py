@@ -61,10 +61,15 @@ class ExecutionEngine(Protocol):
 
 
 def make_engine(
-    choice: str, model: VideoActionDiT, *, pack_weights: bool = True
+    choice: str,
+    model: VideoActionDiT,
+    *,
+    pack_weights: bool = True,
+    vae: nn.Module | None = None,
 ) -> ExecutionEngine:
     """Make the engine that `choice` names for a model, which it may compile or pack in place.
 
+    A compiled engine compiles the autoencoder `vae`, too, if one is given.
     Raises ValueError for an unknown choice, or one that this machine cannot run.
     """
     kind, _, folder = choice.partition(':')
@@ -80,6 +85,8 @@ def make_engine(
     if choice == COMPILED:
         fuse_projections(model)
         compile_blocks(model)
+        if vae is not None:
+            compile_autoencoder(vae)
         return CudaGraphEngine(model, CudaGraphCapture()) if model.device.type == 'cuda' else model
     raise ValueError(f'engine {choice!r}: want {ENGINE_CHOICES}')
 
