@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.learning import played
+from tests.learning.training.resumed_training import check_resumed_equals_whole
 from wam_learning.data import episode_arrays, latent_cache
 from wam_learning.evaluation.eval_conditions import MAIN, make_trials
 from wam_learning.evaluation.eval_worker import EvalJob, make_policy_factory, run_job
@@ -116,26 +117,10 @@ def test_a_sequence_has_one_text_and_one_episode_and_its_delays(data, autoencode
 def test_a_continued_training_equals_an_uninterrupted_one(
     data, autoencoder, tmp_path, monkeypatch
 ):
-    assert run_training(data, tmp_path / 'whole', autoencoder, steps=4) == 0
-    taken, learn = [], train.Trainer.train_step
+    def run(out, steps):
+        return run_training(data, out, autoencoder, steps=steps)
 
-    def interrupted(self, batch, share):
-        if len(taken) == 2:
-            raise KeyboardInterrupt
-        taken.append(share)
-        return learn(self, batch, share)
-
-    monkeypatch.setattr(train.Trainer, 'train_step', interrupted)
-    monkeypatch.setattr(train, 'SAVE_EVERY_S', 0.0)
-    with pytest.raises(KeyboardInterrupt):
-        run_training(data, tmp_path / 'parts', autoencoder, steps=4)
-    monkeypatch.setattr(train.Trainer, 'train_step', learn)
-    assert run_training(data, tmp_path / 'parts', autoencoder, steps=4) == 0
-    whole, parts = (
-        load_file(tmp_path / name / 'model.safetensors') for name in ('whole', 'parts')
-    )
-    assert whole.keys() == parts.keys()
-    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    check_resumed_equals_whole(run, tmp_path, monkeypatch, steps=4)
 
 
 def test_validation_reports_words_and_imagined_images(data, autoencoder, tmp_path, capsys):

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.learning import played
+from tests.learning.training.resumed_training import check_resumed_equals_whole
 from wam_learning.data import episode_arrays, gear_metadata, latent_cache
 from wam_learning.training import train, training_setup
 from wam_learning.training.validation import swap_words
@@ -114,25 +115,10 @@ def test_losses_fall_and_the_checkpoint_drives_a_robot(
 def test_a_continued_training_equals_an_uninterrupted_one(
     data, initial_checkpoint, tmp_path, monkeypatch
 ):
-    assert run_training(data, tmp_path / 'whole', initial_checkpoint, steps=6) == 0
-    taken, learn = [], train.Trainer.train_step
+    def run(out, steps):
+        return run_training(data, out, initial_checkpoint, steps=steps)
 
-    def interrupted(self, batch, share):
-        if len(taken) == 3:
-            raise KeyboardInterrupt
-        taken.append(share)
-        return learn(self, batch, share)
-
-    monkeypatch.setattr(train.Trainer, 'train_step', interrupted)
-    monkeypatch.setattr(train, 'SAVE_EVERY_S', 0.0)
-    with pytest.raises(KeyboardInterrupt):
-        run_training(data, tmp_path / 'parts', initial_checkpoint, steps=6)
-    monkeypatch.setattr(train.Trainer, 'train_step', learn)
-    assert run_training(data, tmp_path / 'parts', initial_checkpoint, steps=6) == 0
-    whole, parts = (
-        load_file(tmp_path / name / 'model.safetensors') for name in ('whole', 'parts')
-    )
-    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    check_resumed_equals_whole(run, tmp_path, monkeypatch, steps=6)
     assert int(read_csv(tmp_path / 'parts' / 'training' / 'train.csv')[-1]['step']) == 6
 
 
