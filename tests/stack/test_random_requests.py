@@ -1,4 +1,4 @@
-"""A thousand random requests to running nodes: every process stays, every limit is kept."""
+"""A thousand random requests and messages: every process stays, every limit is kept."""
 
 import random
 import sys
@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 
 rclpy = pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
+from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetAvailableTransitions, GetState
@@ -20,12 +21,14 @@ from rcl_interfaces.srv import (
     SetParametersAtomically,
 )
 from rclpy.action import ActionClient
-from std_msgs.msg import Empty, String
+from sensor_msgs.msg import Image, JointState, Joy
+from std_msgs.msg import Empty, Header, String
 from std_srvs.srv import SetBool, Trigger
 
 from wam_msgs.action import RecordEpisode, RunInstruction
 from wam_msgs.msg import ActionChunk, SimGoal
 from wam_msgs.srv import BeginEpisode, Reload, StartEpisode, StopEpisode
+from wam_policy.core.robot.embodiment import load_embodiment
 from wam_policy.nodes import qos
 
 pytestmark = [pytest.mark.ros, pytest.mark.stack, pytest.mark.timeout(240)]
@@ -82,6 +85,12 @@ class RandomClient:
             (out(String, 'instruction', qos.REQUEST), self.draw_string),
             (out(Empty, 'estop_signal', 10), Empty),
             (out(ActionChunk, 'action_chunk', qos.CHUNK), self.draw_chunk),
+            (out(JointState, '/joint_states', qos.JOINTS), self.draw_joint_state),
+            (out(Joy, 'joy', 10), self.draw_joy),
+            *[
+                (out(Image, camera.topic, qos.IMAGE), self.draw_image)
+                for camera in load_embodiment('yam').cameras
+            ],
         ]
         self.actions = [
             (ActionClient(probe, RunInstruction, 'run'), self.draw_run),
@@ -96,6 +105,47 @@ class RandomClient:
 
     def draw_chunk(self):
         return ActionChunk(joint_names=['a'], positions=self.dice.choices(NUMBERS, k=3))
+
+    def draw_header(self):
+        """Return a stamp of now, the past, the future, none, or nonsense."""
+        now = self.probe.get_clock().now().to_msg()
+        shift = self.dice.choice((0, 0, -3600, 3600, -now.sec, 2**31 - 1 - now.sec))
+        return Header(
+            stamp=Time(sec=now.sec + shift, nanosec=self.dice.choice((0, now.nanosec, 2**32 - 1))),
+            frame_id=self.draw_text().replace('\x00', ''),
+        )
+
+    def draw_joint_state(self):
+        """Return names that are right, empty, twice or too many, with values that do not fit."""
+        joints = list(load_embodiment('yam').observed)
+        names = self.dice.choice((joints, [], [''] * 3, joints * 2, joints[:3], ['a'] * 10_000))
+        count = self.dice.choice((len(names), 0, len(names) + 1))
+        return JointState(
+            header=self.draw_header(),
+            name=names,
+            position=self.dice.choices(NUMBERS, k=count),
+            velocity=self.dice.choices(NUMBERS, k=self.dice.choice((0, count))),
+            effort=self.dice.choices(NUMBERS, k=self.dice.choice((0, count, 1))),
+        )
+
+    def draw_joy(self):
+        return Joy(
+            header=self.draw_header(),
+            axes=[min(max(x, -1e38), 1e38) for x in self.dice.choices(NUMBERS, k=2)],
+            buttons=[self.dice.choice((0, 1, -1, 2**31 - 1))] * self.dice.choice((0, 1, 5000)),
+        )
+
+    def draw_image(self):
+        """Return a picture whose sizes, encoding and bytes need not fit each other."""
+        dice = self.dice
+        return Image(
+            header=self.draw_header(),
+            height=dice.choice((0, 1, 120, 2**32 - 1)),
+            width=dice.choice((0, 1, 160, 2**32 - 1)),
+            step=dice.choice((0, 480, 2**32 - 1)),
+            encoding=dice.choice(('rgb8', 'mono8', 'rgb8', '16UC1', 'x', '')),
+            data=bytes(dice.choice((0, 3, 160 * 120 * 3, 2_000_000))),
+        )
 
     def draw_run(self):
         return RunInstruction.Goal(
@@ -196,18 +246,18 @@ class RandomClient:
         """Send one request; a service that is not there now, as of a cleaned node, is skipped."""
         kind = self.dice.random()
         self.count += 1
-        if kind < 0.08:
+        if kind < 0.15:
             publisher, draw = self.dice.choice(self.publishers)
             publisher.publish(draw())
             return
-        if kind < 0.13:
+        if kind < 0.2:
             action, draw = self.dice.choice(self.actions)
             if action.server_is_ready():
                 action.send_goal_async(draw())
             return
         draw = (
             self.draw_lifecycle_call
-            if kind < 0.3
+            if kind < 0.35
             else self.draw_parameter_call
             if kind < 0.7
             else self.draw_service_call

@@ -13,14 +13,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NoReturn, Protocol, runtime_checkable
 
 import rclpy
+from rclpy.clock import Clock, ClockType
 from rclpy.experimental import EventsExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import get_default_context
 
+from wam_policy.nodes import topic_events
 from wam_policy.nodes.callback_guard import CallbackGuard
 from wam_policy.nodes.sole_node import ALREADY_RUNNING, find_running_node
 
@@ -69,7 +72,12 @@ class ExecutorThread:
         self._context, self._on_error = nodes[0].context, on_error
         self._executor = EventsExecutor(context=nodes[0].context)
         for node in nodes:
-            self._executor.add_node(node)
+            topic_events.add_node(self._executor, node)
+            node.create_timer(
+                topic_events.POLL_PERIOD_S,
+                partial(topic_events.poll_topic_events, node),
+                clock=Clock(clock_type=ClockType.STEADY_TIME),
+            )
         self._on_exit = on_exit
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name='executor')

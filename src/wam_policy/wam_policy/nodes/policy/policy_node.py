@@ -67,7 +67,6 @@ class _ConfiguredPolicy:
     robot: Embodiment
     locked_policy: LockedPolicy
     inference_loop: InferenceLoop
-    run_action: RunInstructionAction
     chunk_publisher: LifecyclePublisher
     video_publisher: LifecyclePublisher
     # filled last: what calls back finds the rest
@@ -101,6 +100,9 @@ class PolicyNode(LifecycleNode):
             lambda: self._params.image_transport,
         )
         self.guard = CallbackGuard(self, self._diagnostics.updater, self._on_fault)
+        self._run_action = RunInstructionAction(
+            self, lambda: bool(self._inputs), self._make_status
+        )
         self._jump_handle = self.get_clock().create_jump_callback(
             JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1)),
             post_callback=self._on_time_jump,
@@ -172,13 +174,11 @@ class PolicyNode(LifecycleNode):
                 self._is_video_requested,
                 self.guard.record,
             ),
-            RunInstructionAction(
-                self, locked_policy, lambda: bool(self._inputs), self._make_status
-            ),
             chunk_publisher=self._create_output(ActionChunk, 'action_chunk', qos.CHUNK),
             video_publisher=self._create_output(Image, 'predicted_video', qos.IMAGE),
         )
         configured.services.append(self.guard.create_service(Reload, 'reload', self._on_reload))
+        self._run_action.attach(locked_policy)
         configured.inference_loop.start(self._make_backend(plan))
         self._diagnostics.add_tasks(robot)
         configured.timers.append(self.create_timer(STATUS_PERIOD_S, self._on_status_timer))
@@ -252,7 +252,7 @@ class PolicyNode(LifecycleNode):
             return
         configured.inference_loop.close()
         self._diagnostics.remove_tasks()
-        configured.run_action.close()
+        self._run_action.detach()
         for timer in configured.timers:
             self.destroy_timer(timer)
         for service in configured.services:
@@ -434,7 +434,7 @@ class PolicyNode(LifecycleNode):
         """Publish what changed, and a sign of life every second."""
         if self._configured is None:  # a call that was due when the node was cleaned up
             return
-        self._configured.run_action.update()
+        self._run_action.update()
         with self._locked_policy as policy:
             changed = (
                 policy.get_state(self._now_ns())[0],

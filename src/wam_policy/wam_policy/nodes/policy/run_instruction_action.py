@@ -11,6 +11,7 @@ from typing import cast
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.lifecycle import LifecycleNode
+from rclpy.subscription import Subscription
 from rclpy.task import Future
 
 from wam_msgs.action import RunInstruction
@@ -39,28 +40,19 @@ class _ActiveRun:
 
 
 class RunInstructionAction:
-    """Serve the action of one configured node."""
+    """Serve the action of one node, as long as the node: see topic_events."""
 
     def __init__(
         self,
         node: LifecycleNode,
-        locked_policy: LockedPolicy,
         is_active: Callable[[], bool],
         get_status: Callable[[], PolicyStatus],
     ) -> None:
-        self._node, self._locked_policy, self._is_active, self._get_status = (
-            node,
-            locked_policy,
-            is_active,
-            get_status,
-        )
+        self._node, self._is_active, self._get_status = node, is_active, get_status
+        self._locked_policy: LockedPolicy | None = None  # from configuration to cleanup
         self._active_runs: list[_ActiveRun] = []
         self._achieved_instruction = ''  # instruction the simulator says is fulfilled
-        self._inputs = [
-            node.create_subscription(
-                SimStatus, SIM_STATUS_TOPIC, self._on_sim_status, qos.REQUEST
-            ),
-        ]
+        self._inputs: list[Subscription] = []
         self._server = ActionServer(
             node,
             RunInstruction,
@@ -70,18 +62,34 @@ class RunInstructionAction:
             cancel_callback=lambda goal: CancelResponse.ACCEPT,
         )
 
-    def close(self) -> None:
+    def attach(self, locked_policy: LockedPolicy) -> None:
+        """Take goals for `locked_policy` while the node is active."""
+        self._locked_policy = locked_policy
+        self._achieved_instruction = ''
+        self._inputs.append(
+            self._node.create_subscription(
+                SimStatus, SIM_STATUS_TOPIC, self._on_sim_status, qos.REQUEST
+            )
+        )
+
+    def detach(self) -> None:
+        """End all runs, as the node's configuration is undone."""
+        self._locked_policy = None
         for current in self._active_runs:
-            current.done.set_result((InstructionOutcome.FAILED, CLOSED_MESSAGE))
-        for subscription in self._inputs:
+            if not current.done.done():
+                current.done.set_result((InstructionOutcome.FAILED, CLOSED_MESSAGE))
+        inputs, self._inputs = self._inputs, []
+        for subscription in inputs:
             self._node.destroy_subscription(subscription)
-        self._server.destroy()
 
     def update(self) -> None:
         """Judge every run and tell how it goes; called at the rate of the status."""
+        locked_policy = self._locked_policy
+        if locked_policy is None:
+            return
         now_ns = self._node.get_clock().now().nanoseconds
         for current in [c for c in self._active_runs if not c.done.done()]:
-            with self._locked_policy as policy:
+            with locked_policy as policy:
                 order = policy.instruction_count
                 fault = policy.permanent_failure or policy.stop_reason
                 state, reason = policy.get_state(now_ns)
@@ -99,7 +107,7 @@ class RunInstructionAction:
                 )
                 continue
             if outcome is not InstructionOutcome.PREEMPTED:
-                with self._locked_policy as policy:
+                with locked_policy as policy:
                     policy.on_instruction('')
             message = fault or outcome.value
             if outcome is InstructionOutcome.TIMED_OUT and state is not PolicyState.RUNNING:
@@ -121,7 +129,13 @@ class RunInstructionAction:
 
     async def _execute(self, goal: ServerGoalHandle) -> RunInstruction.Result:
         start_ns = self._node.get_clock().now().nanoseconds
-        with self._locked_policy as policy:
+        locked_policy = self._locked_policy
+        if locked_policy is None:  # cleaned up since the goal was accepted
+            goal.abort()
+            return RunInstruction.Result(
+                outcome=RunInstruction.Result.FAILED, message=CLOSED_MESSAGE
+            )
+        with locked_policy as policy:
             try:
                 order = policy.start_instruction(goal.request.instruction)
             except ValueError as error:
@@ -147,7 +161,7 @@ class RunInstructionAction:
             InstructionOutcome.CANCELED: goal.canceled,
         }.get(outcome, goal.abort)()
         now_ns = self._node.get_clock().now().nanoseconds
-        with self._locked_policy as policy:
+        with locked_policy as policy:
             chunks = policy.counters.chunks - run.chunks_before
         return RunInstruction.Result(
             outcome=getattr(RunInstruction.Result, outcome.name),

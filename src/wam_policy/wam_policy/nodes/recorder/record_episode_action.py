@@ -30,17 +30,18 @@ class _ActiveRecording:
 
 
 class RecordEpisodeAction:
-    """Serve the action of one configured node."""
+    """Serve the action of one node, as long as the node: see topic_events."""
 
     def __init__(
         self,
         node: LifecycleNode,
+        is_configured: Callable[[], bool],
         start_episode: Callable[[str, list[str]], str],
         end_episode: Callable[[EpisodeEnd], EpisodeWriter | None],
         get_status: Callable[[], EpisodeStatus],
     ) -> None:
-        self._node, self._start_episode, self._end_episode, self._get_status = (
-            node,
+        self._node, self._is_configured = node, is_configured
+        self._start_episode, self._end_episode, self._get_status = (
             start_episode,
             end_episode,
             get_status,
@@ -55,10 +56,11 @@ class RecordEpisodeAction:
             cancel_callback=lambda goal: CancelResponse.ACCEPT,
         )
 
-    def close(self) -> None:
-        if self._active_recording is not None:
-            self._finish(self._active_recording, Result.FAILED, 'the recorder is shutting down')
-        self._server.destroy()
+    def end_recording(self) -> None:
+        """End the recording of a goal, as the node's configuration is undone."""
+        current = self._active_recording
+        if current is not None and not current.done.done():
+            self._finish(current, Result.FAILED, 'the recorder is shutting down')
 
     def update(self) -> None:
         """Judge the goal and tell how it goes; called at the rate of the status."""
@@ -96,11 +98,15 @@ class RecordEpisodeAction:
         )
 
     def _on_goal(self, goal: RecordEpisode.Goal) -> GoalResponse:
-        usable = self._active_recording is None and 0.0 < goal.time_limit <= MAX_TIME_LIMIT_S
+        usable = (
+            self._is_configured()
+            and self._active_recording is None
+            and 0.0 < goal.time_limit <= MAX_TIME_LIMIT_S
+        )
         if not usable:
             self._node.get_logger().warning(
-                'record refused: it needs no other goal and a time limit above 0 s, '
-                f'at most {MAX_TIME_LIMIT_S:.0f} s'
+                'record refused: it needs a configured recorder, no other goal and a time limit '
+                f'above 0 s, at most {MAX_TIME_LIMIT_S:.0f} s'
             )
         return GoalResponse.ACCEPT if usable else GoalResponse.REJECT
 

@@ -45,6 +45,7 @@ from wam_policy.nodes.recorder.recorded_topics import (
 from wam_policy.nodes.recorder.recorder_state import EpisodeRecorder, RecorderSnapshot
 from wam_policy.nodes.run_node import SHUTDOWN_TIMEOUT_S, run_node
 from wam_policy.nodes.stop_detector import StopDetector
+from wam_policy.nodes.topic_events import poll_topic_events
 from wam_policy.recording import bag_folder, bag_repair
 from wam_policy.recording.episode_info import EpisodeEnd, TaskSuccess, parse_labels
 
@@ -59,7 +60,6 @@ class _ConfiguredRecorder:
 
     episode_recorder: EpisodeRecorder
     recorded_topics: tuple[RecordedTopic, ...]
-    record_action: RecordEpisodeAction
     status_publisher: Publisher
     # filled last: what calls back finds the rest
     services: list[Service] = field(default_factory=list)
@@ -95,6 +95,13 @@ class RecorderNode(LifecycleNode):
         updater = Updater(self)
         updater.setHardwareID('none')
         self.guard = CallbackGuard(self, updater)
+        self._record_action = RecordEpisodeAction(
+            self,
+            lambda: self._configured is not None,
+            self.start_episode,
+            self.end_episode,
+            self.make_status,
+        )
 
     @property
     def _episode_recorder(self) -> EpisodeRecorder:
@@ -129,7 +136,6 @@ class RecorderNode(LifecycleNode):
         self._configured = configured = _ConfiguredRecorder(
             episode_recorder,
             topics,
-            RecordEpisodeAction(self, self.start_episode, self.end_episode, self.make_status),
             status_publisher=self.create_publisher(EpisodeStatus, 'episode', qos.LATCHED),
         )
         configured.services.extend(
@@ -184,7 +190,7 @@ class RecorderNode(LifecycleNode):
         if configured is None:
             return
         self._end_activity()
-        configured.record_action.close()
+        self._record_action.end_recording()
         for timer in configured.timers:
             self.destroy_timer(timer)
         for service in configured.services:
@@ -319,6 +325,7 @@ class RecorderNode(LifecycleNode):
 
     def end_episode(self, ending: EpisodeEnd) -> EpisodeWriter | None:
         """End the episode and return its writer, which saves it; None if there is none."""
+        poll_topic_events(self)  # messages lost up to now belong to it
         return self._episode_recorder.finish(ending)
 
     def wait_until_saved(self, writer: EpisodeWriter) -> tuple[bool, str]:
@@ -348,7 +355,7 @@ class RecorderNode(LifecycleNode):
     # outputs
 
     def _on_status_timer(self) -> None:
-        self._require_configured().record_action.update()
+        self._record_action.update()
         self._publish_status()
 
     def _publish_status(self) -> None:
