@@ -28,7 +28,9 @@ NODE_SCRIPT = textwrap.dedent("""
                 print('up', flush=True)
 
         def never_ends(self):
-            print('up', flush=True)
+            # in one piece: print writes text and end of line apart, and run_node writes beside it
+            sys.stdout.write('up\\n')
+            sys.stdout.flush()
             threading.Event().wait()
 
         def close(self):

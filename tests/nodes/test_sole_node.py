@@ -3,13 +3,15 @@
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 from contextlib import contextmanager
 
 import pytest
 
 rclpy = pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
 from wam_policy.nodes.run_node import ExecutorThread
-from wam_policy.nodes.sole_node import ALREADY_RUNNING, find_running_node
+from wam_policy.nodes.sole_node import ALREADY_RUNNING, ANSWER_S, find_running_node
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(60)]
 
@@ -69,6 +71,21 @@ def test_only_a_node_of_our_name_that_answers_counts(
 ):
     with other_node(name, namespace, answers):
         assert find_running_node('motion') == ('/wam/motion', found)
+
+
+def test_a_process_that_gets_little_time_looks_for_longer(default_context):
+    def come_late():
+        time.sleep(2 * ANSWER_S)
+        with other_node('motion', '/wam', True):
+            is_seen.wait(30.0)
+
+    is_seen = threading.Event()
+    other = threading.Thread(target=come_late)
+    other.start()
+    # each poll takes 0.2 s: it is over after as many as otherwise, not after as much time
+    assert find_running_node('motion', stop=lambda: time.sleep(0.2)) == ('/wam/motion', True)
+    is_seen.set()
+    other.join()
 
 
 def test_the_look_leaves_no_node_and_ends_when_asked(default_context):

@@ -1,13 +1,17 @@
 """The judge of faults: whatever the stack owes and does not give makes a row that is not ok."""
 
+import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
-from wam_tools.fault_injection import fault_runner, run_faults
+from wam_policy.nodes.run_node import IS_SOLE_NODE
+from wam_tools.fault_injection import fault_runner, process_faults, run_faults
 from wam_tools.fault_injection.fault import Fault, do_nothing
-from wam_tools.fault_injection.stack_client import StackFeature
+from wam_tools.fault_injection.fault_runner import FaultResult
+from wam_tools.fault_injection.stack_client import LIFECYCLE_NODES, StackFeature
 from wam_tools.fault_injection.stack_observer import LogEntry
 from wam_tools.stack_launch import StackLaunchError
 
@@ -137,6 +141,88 @@ def test_a_stack_that_is_broken_already_is_no_row():
     bench.injected = True
     with pytest.raises(StackLaunchError, match='does not move before family/it'):
         fault_runner.run_fault(make_fault(), bench)
+
+
+class FakeRunningBench:
+    """Be the stack that `run_faults` starts."""
+
+    unclean_exits = ()
+
+    def __init__(self, *_):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
+def run_with_planted_errors(monkeypatch, tmp_path, errors):
+    """Run three faults; `errors` are raised instead of a row, by fault and in order."""
+
+    def run_fault(fault, _):
+        if errors.get(fault.name):
+            raise StackLaunchError(errors[fault.name].pop(0))
+        return FaultResult(fault.name, True, None, 0.0, 0, None, True, 0.0, '')
+
+    monkeypatch.setattr(run_faults, 'RunningTestBench', FakeRunningBench)
+    monkeypatch.setattr(fault_runner, 'run_fault', run_fault)
+    faults = [replace(make_fault(), name=f'family/{name}') for name in 'abc']
+    shown = []
+    try:
+        rows = run_faults.run_faults(faults, None, tmp_path, 0, on_result=shown.append)
+    except StackLaunchError as error:
+        return shown, str(error)
+    assert shown == rows
+    return rows, ''
+
+
+def test_a_fault_that_cannot_be_judged_is_a_row_that_fails_and_the_others_follow(
+    monkeypatch, tmp_path
+):
+    rows, raised = run_with_planted_errors(
+        monkeypatch, tmp_path, {'family/b': ['on the first stack', 'on a new one']}
+    )
+    assert [row.ok for row in rows] == [True, False, True] and not raised
+    assert rows[1].note == 'not judged: on a new one' and not rows[1].recovered
+
+
+def test_a_stack_that_never_works_ends_the_run(monkeypatch, tmp_path):
+    planted = {f'family/{name}': ['it does not move'] * 3 for name in 'abc'}
+    rows, raised = run_with_planted_errors(monkeypatch, tmp_path, planted)
+    assert [row.fault for row in rows] == ['family/a'] and raised == 'it does not move'
+
+
+def test_a_second_node_that_takes_too_long_leaves_its_row_without_a_judgment(
+    monkeypatch, tmp_path
+):
+    (row_fault,) = (f for f in process_faults.FAULTS if f.name == 'requests/second launch')
+    bench = FakeTestBench(moves=True)
+    bench.stack.environment = None
+    bench.stack.log_path = lambda name: tmp_path / f'{name}.log'
+    for script, note in (
+        ('import time; time.sleep(60)', 'not judged: a second motion had not looked'),
+        (
+            f'import time; print("/wam/motion {IS_SOLE_NODE}", flush=True); time.sleep(60)',
+            'a second motion did not find the first and runs',
+        ),
+    ):
+        arguments = SimpleNamespace(args=[sys.executable, '-c', script])
+        bench.stack.processes = dict.fromkeys(LIFECYCLE_NODES, arguments)
+        monkeypatch.setattr(process_faults, 'EXIT_TIMEOUT_S', 0.1 if 'judged' in note else 5.0)
+        row = fault_runner.run_fault(row_fault, bench)
+        assert not row.ok and note in row.note
+
+
+def test_an_error_that_nobody_expects_leaves_the_row_without_a_judgment():
+    def find_worker(_):
+        return [][0]
+
+    row = fault_runner.run_fault(
+        replace(make_fault(), inject=find_worker, detect=None, rests=None), FakeTestBench()
+    )
+    assert not row.ok and 'not judged: IndexError' in row.note
 
 
 def test_pairs_share_no_part_and_come_back_with_their_seed():

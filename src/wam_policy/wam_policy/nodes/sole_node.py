@@ -25,7 +25,8 @@ def find_running_node(name: str, stop: Callable[[], bool] = lambda: False) -> tu
     """Return our full name in the default context, and whether another node answers to it.
 
     `name` is the node's own, before remapping. Blocks for DISCOVERY_S, at most ANSWER_S, or until
-    `stop` returns true.
+    `stop` returns true; longer where this process gets too little time for its polls, since the
+    other one then answers late as well.
     """
     probe = rclpy.create_node(
         name,
@@ -37,13 +38,15 @@ def find_running_node(name: str, stop: Callable[[], bool] = lambda: False) -> tu
     executor.add_node(probe)
     client = probe.create_client(GetParameters, '~/get_parameters')
     begin_s = requested_s = time.monotonic()
-    answers = []
+    answers, poll_count = [], 0
     try:
         while not stop():
             now_s = time.monotonic()
             is_discovered = client.service_is_ready()
-            if now_s - begin_s > (ANSWER_S if is_discovered else DISCOVERY_S):
+            window_s = ANSWER_S if is_discovered else DISCOVERY_S
+            if now_s - begin_s > window_s and poll_count * POLL_S > window_s:
                 break
+            poll_count += 1
             if is_discovered and (not answers or now_s - requested_s > REPEAT_S):
                 requested_s = now_s
                 answers.append(client.call_async(GetParameters.Request()))

@@ -16,6 +16,7 @@ from wam_tools.stack_launch import StackLaunchError
 
 READY_S, RECOVERY_S = 60.0, 60.0
 STATUS_S = 3.0  # the simulator publishes its status every 0.5 s
+NOT_JUDGED = 'not judged'
 DISTURBED = r'^motion: (?!FIRST_MOVE|TRACKING)'
 
 
@@ -32,6 +33,12 @@ class FaultResult:
     recovered: bool
     recovery_ms: float | None
     note: str
+
+
+def make_unjudged_result(fault: Fault, reason: str) -> FaultResult:
+    """Return the row of a fault whose reaction could not be observed; it fails."""
+    note = f'{NOT_JUDGED}: {reason}'
+    return FaultResult(fault.name, False, None, 0.0, 0, None, False, None, note)
 
 
 def run_fault(fault: Fault, bench: FaultTestBench) -> FaultResult:
@@ -79,11 +86,17 @@ def run_fault(fault: Fault, bench: FaultTestBench) -> FaultResult:
 
 @contextmanager
 def collect_errors(problems: list[str]) -> Iterator[None]:
-    """Collect errors of a stack that does not respond as problems of the row."""
+    """Collect errors of a stack that does not respond as problems of the row.
+
+    Whatever else is raised (a worker that is not there yet, a program that takes too long) leaves
+    the row without a judgment, which it says; the rows after it are still to come.
+    """
     try:
         yield
     except (StackLaunchError, OSError, ValueError, CalledProcessError, psutil.Error) as error:
         problems.append(str(error))
+    except Exception as error:  # noqa: BLE001 - one row is not the table
+        problems.append(f'{NOT_JUDGED}: {type(error).__name__}: {error}')
 
 
 def _wait_detection(

@@ -8,6 +8,7 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 
 from wam_msgs.msg import EpisodeStatus
+from wam_policy.nodes.run_node import IS_SOLE_NODE
 from wam_policy.nodes.sole_node import ALREADY_RUNNING
 from wam_tools.fault_injection.fault import Fault, FaultTestBench, do_nothing
 from wam_tools.fault_injection.stack_client import LIFECYCLE_NODES
@@ -139,16 +140,29 @@ def request_unfit_transitions(bench: FaultTestBench) -> None:
 
 
 def start_second_nodes(bench: FaultTestBench) -> None:
-    """Start every lifecycle node once more, as a second launch does."""
+    """Start every lifecycle node once more, as a second launch does; ValueError if one stays."""
     for node in LIFECYCLE_NODES:
-        status = subprocess.run(
-            bench.stack.processes[node].args,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=bench.stack.environment,
-            timeout=EXIT_TIMEOUT_S,
-            check=False,
-        ).returncode
+        log_path = bench.stack.log_path(f'second {node}')
+        with log_path.open('w') as log:
+            process = subprocess.Popen(
+                bench.stack.processes[node].args,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=bench.stack.environment,
+            )
+        try:
+            status = process.wait(EXIT_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            if IS_SOLE_NODE in log_path.read_text(errors='replace'):
+                raise ValueError(f'a second {node} did not find the first and runs') from None
+            raise ValueError(
+                f'not judged: a second {node} had not looked for the first after '
+                f'{EXIT_TIMEOUT_S:g} s'
+            ) from None
+        finally:
+            process.kill()
+            process.wait()
         if status != ALREADY_RUNNING:
             raise ValueError(f'a second {node} ended with status {status}')
 

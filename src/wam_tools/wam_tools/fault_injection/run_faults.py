@@ -174,7 +174,9 @@ def run_faults(
 ) -> list[FaultResult]:
     """Inject all faults and return their rows; start a new stack only after an error.
 
-    `on_result` receives every row, and again a row that fails because of unclean exits.
+    A fault that cannot be judged on a new stack either is a row that fails and says so; the second
+    one in succession raises StackLaunchError. `on_result` receives every row, and again a row that
+    fails because of unclean exits.
     """
     rows: list[FaultResult] = []
     while left := list(faults[len(rows) :]):
@@ -194,8 +196,11 @@ def run_faults(
                     rows.append(fault_runner.run_fault(fault, bench))
                     on_result(rows[-1])
             except StackLaunchError as error:
-                if len(rows) == before:  # failed on a new stack: another one does not help
-                    raise
+                if len(rows) == before:  # on a new stack: another one does not help this fault
+                    if rows and rows[-1].note.startswith(fault_runner.NOT_JUDGED):
+                        raise
+                    rows.append(fault_runner.make_unjudged_result(group[0], str(error)))
+                    on_result(rows[-1])
                 print(f'starting a new stack: {error}', flush=True)
         if len(rows) > before and bench.unclean_exits:
             rows[-1] = replace(
