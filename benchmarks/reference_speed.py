@@ -35,6 +35,7 @@ from wam_policy.model.network.video_action_dit import VideoActionDiT
 CACHED_FRAMES = 7  # a full window: one frame and three blocks, before the predicted block
 EVALUATIONS = (16, 8, 4, 1)
 TRAINING_BLOCKS = 2
+TEXT_TOKENS = 40  # of an instruction of a sentence; zeros behind them, as the encoder leaves
 TOLERANCE = 2e-4  # absolute, float32, where kernels re-associate sums
 
 Run = Callable[[], object]
@@ -133,6 +134,8 @@ def make_work(c: ModelConfig, generator: torch.Generator) -> Work:
     def draw(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator)
 
+    text = draw(1, c.text_len, c.text_dim)
+    text[:, TEXT_TOKENS:] = 0
     frames, training = c.frames_per_block, 1 + TRAINING_BLOCKS * c.frames_per_block
     tokens = CACHED_FRAMES * c.frame_tokens
     return Work(
@@ -142,7 +145,7 @@ def make_work(c: ModelConfig, generator: torch.Generator) -> Work:
         draw(2, c.latent_channels, training, *c.latent_size),
         draw(1, TRAINING_BLOCKS * c.actions_per_block, c.action_dim),
         draw(1, TRAINING_BLOCKS * c.states_per_block, c.state_dim),
-        draw(1, c.text_len, c.text_dim),
+        text,
         draw(1, IMAGE_TOKENS, c.image_dim),
         draw(1, c.condition_channels, training, *c.latent_size),
         *(draw(c.layers, 1, c.heads, tokens, c.head_dim) for _ in range(2)),

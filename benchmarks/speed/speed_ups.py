@@ -43,10 +43,12 @@ from wam_policy.core.robot import embodiment
 from wam_policy.model.checkpoint import model_spec, random_checkpoint
 from wam_policy.model.encoders.wan_vae import WAN21, EncoderState, Vae
 from wam_policy.model.execution import engines, packed_linear
+from wam_policy.model.network import layers
 from wam_policy.model.network.attention import GroupedAttention
 from wam_policy.model.network.kv_cache import KVCache
 from wam_policy.model.network.layers import TransformerBlock
 from wam_policy.model.network.model_config import get_preset
+from wam_policy.model.network.rope import Rotation
 from wam_policy.model.network.video_action_dit import VideoActionDiT
 from wam_policy.model.sampling import sampler
 
@@ -76,6 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         'static mask of 4 / dynamic, best case': lambda: make_static_mask(work),
         'one product for queries, keys, values / three': lambda: make_fused(work),
         'packed weights, fused GELU / plain linears': lambda: make_packed(work),
+        'padding of the text as one token / every padded token': lambda: make_folded(work),
+        'rotation as one complex product / in steps': lambda: make_rotated(work),
+        'norm and modulation in one kernel / in three': lambda: make_modulated(work),
         'append_kv ends at the last keys / whole last layer': lambda: make_append(chosen.dim),
         'training attends by groups / under a mask': lambda: make_grouped(work),
         'training omits unused tokens / all tokens': lambda: make_lean(work),
@@ -172,6 +177,51 @@ def make_packed(work: Work) -> Pair:
     packed_linear.pack_linears(packed)
     runs = [without_gradients(make_passes(each, work)['denoise']) for each in (plain, packed)]
     return runs[0], runs[1]
+
+
+def make_folded(work: Work) -> Pair:
+    """A text of `TEXT_TOKENS` tokens, of 512 with its padding."""
+    runs = []
+    for fold in (False, True):
+        model = make_served(work)
+        model.folds_text_padding = fold
+        runs.append(without_gradients(make_passes(model, work)['denoise']))
+    return runs[0], runs[1]
+
+
+def make_served(work: Work) -> VideoActionDiT:
+    """Make a model as a worker runs it on a CPU."""
+    model = make_model(work)
+    engines.make_engine(engines.EAGER, model)
+    return model
+
+
+def make_rotated(work: Work) -> Pair:
+    def rotate_in_steps(x: Tensor, rotation: Rotation) -> Tensor:
+        even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
+        cos, sin = rotation
+        turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
+        return turned.flatten(-2)
+
+    return make_replaced(work, 'apply_rotation', rotate_in_steps)
+
+
+def make_modulated(work: Work) -> Pair:
+    def modulate_in_steps(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:], eps=eps) * (1 + scale) + shift
+
+    return make_replaced(work, 'modulate', modulate_in_steps)
+
+
+def make_replaced(work: Work, name: str, before: Callable[..., Tensor]) -> Pair:
+    """Denoise with a function of the layers as it was before, and as it is."""
+    denoise = without_gradients(make_passes(make_served(work), work)['denoise'])
+
+    def denoise_as_before() -> object:
+        with mock.patch.object(layers, name, before):
+            return denoise()
+
+    return denoise_as_before, denoise
 
 
 def make_append(dim: int) -> Pair:

@@ -30,7 +30,7 @@ def make_policies(preset, modes, **options):
     first = Policy(model, ROBOT, InferenceOptions(**{'steps': 2, **options}))
     policies = [first, *(first.with_shared_weights() for _ in modes[1:])]
     for i, (policy, mode) in enumerate(zip(policies, modes, strict=True)):
-        policy.reset(f'task {i}', mode)
+        policy.reset(f'task {i}' + ', then the next one' * i, mode)  # of different lengths
         policy.commit(make_views(1, i))
         for block in range(i if mode == 'streaming' else 0):
             policy.commit(make_views(policy.geometry.frames_per_block, 10 * i + block))

@@ -219,7 +219,11 @@ def test_projections_that_are_trained_or_replaced_are_used_one_by_one() -> None:
 
 def test_choices_make_engines_or_say_what_there_is() -> None:
     made = model()
-    assert engines.make_engine('eager', made) is made
+    assert engines.make_engine('eager', made) is made and made.folds_text_padding
+    # a compiled graph takes texts of one length only
+    compiled = model()
+    assert engines.make_engine('compiled', compiled) is compiled
+    assert not compiled.folds_text_padding
     for wrong in ('fast', 'tensorrt', 'tensorrt:', 'eager:x'):
         with pytest.raises(ValueError, match='want eager, compiled or tensorrt:FOLDER'):
             engines.make_engine(wrong, made)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wam_policy.model.network.attention import attend, group_teacher_forcing
+from wam_policy.model.network.layers import ContextKV, CrossAttention, fold_padding
 from wam_policy.model.network.model_config import ModelConfig, get_preset
 
 SMALL = replace(get_preset('tiny'), latent_size=(2, 4), actions_per_block=4)
@@ -104,3 +105,24 @@ def test_half_precision_is_differentiated_by_the_unfused_kernel() -> None:
     q, k, v = (torch.randn(1, 2, 5, 8, dtype=torch.bfloat16, requires_grad=True) for _ in range(3))
     want = F.scaled_dot_product_attention(*(x.float() for x in (q, k, v)))
     torch.testing.assert_close(attend(q, k, v).float(), want, atol=3e-2, rtol=3e-2)
+
+
+@pytest.mark.parametrize('lengths', [(3, 3), (0, 5), (20, 4), (64, 64)])
+def test_folded_padding_is_attended_to_as_all_of_it(lengths: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    config = replace(get_preset('tiny'), text_len=64)
+    attention = CrossAttention(config)
+    text = torch.randn(2, config.text_len, config.dim)
+    for row, length in zip(text, lengths, strict=True):
+        row[length:] = 0
+    folded, bias = fold_padding(text)
+    kept = max(lengths)
+    if kept == config.text_len:
+        assert bias is None and folded is text
+    else:
+        assert folded.shape[1] == kept + 1 and bias is not None
+    x = torch.randn(2, 9, config.dim)
+    with torch.no_grad():
+        want = attention(x, ContextKV(attention.compute_text_kv(text), None))
+        found = attention(x, ContextKV(attention.compute_text_kv(folded), None, bias))
+    torch.testing.assert_close(found, want, atol=1e-5, rtol=1e-5)

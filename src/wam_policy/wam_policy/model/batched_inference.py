@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from wam_policy.model.network.kv_cache import BatchedKVCache
@@ -105,10 +106,35 @@ def _make_velocity_fn(
 
 def _concat_context(layers: Sequence[ContextKV]) -> ContextKV:
     """Return the context of one layer of all sessions."""
-    text = torch.cat([one.text[0] for one in layers]), torch.cat([one.text[1] for one in layers])
+    keys, values, bias = _concat_text(layers)
     images = [one.image for one in layers if one.image is not None]
-    if not images:
-        return ContextKV(text, None)
-    return ContextKV(
-        text, (torch.cat([one[0] for one in images]), torch.cat([one[1] for one in images]))
+    image = None
+    if images:
+        image = torch.cat([one[0] for one in images]), torch.cat([one[1] for one in images])
+    return ContextKV((keys, values), image, bias)
+
+
+def _concat_text(layers: Sequence[ContextKV]) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return keys, values and bias; keys that only longer texts have get no weight in others."""
+    longest = max(one.text[0].shape[2] for one in layers)
+    missing = [longest - one.text[0].shape[2] for one in layers]
+    keys, values = (
+        torch.cat(
+            [
+                F.pad(one.text[i], (0, 0, 0, more))
+                for one, more in zip(layers, missing, strict=True)
+            ]
+        )
+        for i in range(2)
     )
+    if not any(missing) and all(one.text_bias is None for one in layers):
+        return keys, values, None
+    biases = [
+        keys.new_zeros(1, 1, 1, one.text[0].shape[2]) if one.text_bias is None else one.text_bias
+        for one in layers
+    ]
+    padded = [
+        F.pad(bias, (0, more), value=-torch.inf)
+        for bias, more in zip(biases, missing, strict=True)
+    ]
+    return keys, values, torch.cat(padded)

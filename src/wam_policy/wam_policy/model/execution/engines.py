@@ -81,6 +81,8 @@ def make_engine(
         if pack_weights and packed_linear.can_pack(model):
             packed_linear.pack_linears(model)
         fuse_projections(model)
+        # not for compiled graphs: they would be compiled again for every length of instruction
+        model.folds_text_padding = model.device.type == 'cpu' and model.dtype == torch.float32
         return model
     if choice == COMPILED:
         fuse_projections(model)
@@ -302,11 +304,20 @@ class StaticContext:
 
 def flatten_context(context: list[ContextKV]) -> list[Tensor]:
     """Return all tensors of a context by layer: text keys, values, image keys, values."""
-    return [x for layer in context for pair in layer if pair is not None for x in pair]
+    return [
+        x
+        for layer in context
+        for pair in (layer.text, layer.image)
+        if pair is not None
+        for x in pair
+    ]
 
 
 def clone_layer(layer: ContextKV) -> ContextKV:
-    text, image = (None if pair is None else (pair[0].clone(), pair[1].clone()) for pair in layer)
+    text, image = (
+        None if pair is None else (pair[0].clone(), pair[1].clone())
+        for pair in (layer.text, layer.image)
+    )
     return ContextKV(cast('tuple[Tensor, Tensor]', text), image)
 
 

@@ -211,7 +211,11 @@ def _as_tuple(condition: Tensor | None) -> tuple[Tensor, ...]:
 
 def _flatten_context(context: list[ContextKV]) -> tuple[Tensor, ...]:
     return tuple(
-        x.transpose(1, 2) for layer in context for pair in layer if pair is not None for x in pair
+        x.transpose(1, 2)
+        for layer in context
+        for pair in (layer.text, layer.image)
+        if pair is not None
+        for x in pair
     )
 
 

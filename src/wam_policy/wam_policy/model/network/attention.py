@@ -23,8 +23,13 @@ CUDA_BACKENDS = (
 )
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attend over tensors [batch heads tokens head_dim]; every query attends to every key."""
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Attend over tensors [batch heads tokens head_dim]; every query attends to every key.
+
+    `bias` [batch 1 1 keys] is added to the scores; only float32 on a CPU takes one.
+    """
+    if bias is not None:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
     if q.requires_grad and q.device.type == 'cpu' and q.dtype != torch.float32:
         return _attend_unfused(q, k, v)
     if q.is_cuda and q.dtype != torch.float32:

