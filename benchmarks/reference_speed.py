@@ -2,8 +2,10 @@
 
 Needs a checkout of the released code (https://github.com/dreamzero0/dreamzero, commit ab790c1) and
 einops: python benchmarks/reference_speed.py --reference DIR --json FILE
-Both sides run in this process, in turn, on one CPU thread; a figure is the least CPU time of the
-rounds, so that other load on the machine matters little. The flash attention of the released code
+Both sides run in this process, in turn, on one CPU thread. CPU time is measured, so that other
+load on the machine matters little; a ratio is the median over the rounds, its interval the range
+without the first and the last where there are more than three. The passes run three times as many
+rounds as the training step, which takes longer. The flash attention of the released code
 is replaced by scaled_dot_product_attention, which is what ours calls. Outputs are compared first.
 A chunk is the sum of its passes: the released code runs both branches in every evaluation and
 commits within a call, ours commits apart from the query and omits the last unconditional pass.
@@ -18,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -34,7 +37,9 @@ from wam_policy.model.network.video_action_dit import VideoActionDiT
 
 CACHED_FRAMES = 7  # a full window: one frame and three blocks, before the predicted block
 EVALUATIONS = (16, 8, 4, 1)
+PASS_ROUNDS = 3  # for each of the training step
 TRAINING_BLOCKS = 2
+RATIO_COLUMNS = ('what', 'ours_ms', 'other_ms', 'ratio', 'low', 'high', 'rounds')
 TEXT_TOKENS = 40  # of an instruction of a sentence; zeros behind them, as the encoder leaves
 TOLERANCE = 2e-4  # absolute, float32, where kernels re-associate sums
 
@@ -79,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             runs |= make_reference_runs(released, work)
             errors = compare_outputs(runs)
             print(', '.join(f'{name} {error:.1e}' for name, error in errors.items()))
-        seconds = time_runs(runs, chosen.rounds)
+        seconds = time_runs(runs, PASS_ROUNDS * chosen.rounds)
     if not chosen.no_training:
         training = {
             'training step': make_training_step(model, work),
@@ -88,10 +93,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if chosen.reference:
             training |= make_reference_training_runs(released, work)
         seconds |= time_runs(training, chosen.rounds)
-    rows = [{'pass': name, 'ms': round(1e3 * s, 1)} for name, s in seconds.items()]
+    rows = [{'pass': name, 'ms': to_ms(taken)} for name, taken in seconds.items()]
     print(record.format_table(rows, ('pass', 'ms')))
     ratios = summarize(seconds)
-    print(record.format_table(ratios, ('what', 'ours_ms', 'other_ms', 'ratio')))
+    print(record.format_table(ratios, RATIO_COLUMNS))
     if chosen.json:
         record.write_report(
             chosen.json,
@@ -99,8 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 'model': c.to_dict(),
                 'threads': 1,
                 'dtype': 'float32',
-                'rounds': chosen.rounds,
-                'figure': 'least CPU time of the rounds, all runs in turn in each round',
+                'figure': 'median CPU time of the rounds, all runs in turn in each round',
+                'text_tokens': TEXT_TOKENS,
                 'torch': torch.__version__,
                 'errors': errors if chosen.reference else None,
                 'passes': rows,
@@ -353,22 +358,26 @@ def compare_outputs(runs: dict[str, Run]) -> dict[str, float]:
 # ---- time
 
 
-def time_runs(runs: dict[str, Run], rounds: int) -> dict[str, float]:
-    """Return the least CPU time of each run in s; every round runs all of them in turn."""
-    least: dict[str, float] = {}
+def time_runs(runs: dict[str, Run], rounds: int) -> dict[str, np.ndarray]:
+    """Return the CPU times of each run in s [rounds]; every round runs all of them in turn."""
+    taken_s: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(rounds + 1):
         for name, run in runs.items():
             start_s = time.process_time()
             run()
-            taken_s = time.process_time() - start_s
             if number:  # the first round warms up
-                least[name] = min(taken_s, least.get(name, taken_s))
-    return least
+                taken_s[name].append(time.process_time() - start_s)
+    return {name: np.array(each) for name, each in taken_s.items()}
 
 
-def summarize(seconds: dict[str, float]) -> list[dict[str, Any]]:
-    """Return ratios of ours to the released code."""
-    found: list[tuple[str, float, float]] = []
+def to_ms(seconds: np.ndarray) -> float:
+    """Return the median in ms."""
+    return round(1e3 * float(np.median(seconds)), 1)
+
+
+def summarize(seconds: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    """Return ratios of ours to the released code, with intervals."""
+    found: list[tuple[str, np.ndarray, np.ndarray]] = []
     for variant in ('', ', compiled'):
         if f'denoise{variant}' not in seconds or 'denoise, released' not in seconds:
             continue
@@ -390,15 +399,21 @@ def summarize(seconds: dict[str, float]) -> list[dict[str, Any]]:
     ):
         if before in seconds:
             found.append((f'{name} / {before}', seconds[name], seconds[before]))
-    return [
-        {
-            'what': what,
-            'ours_ms': round(1e3 * ours, 1),
-            'other_ms': round(1e3 * other, 1),
-            'ratio': round(ours / other, 3),
-        }
-        for what, ours, other in found
-    ]
+    return [{'what': what, **compare_times(ours, other)} for what, ours, other in found]
+
+
+def compare_times(ours: np.ndarray, other: np.ndarray) -> dict[str, Any]:
+    """Return medians of both sides [rounds], and the median ratio with its interval."""
+    ratios = sorted(ours / other)
+    inner = ratios[1:-1] if len(ratios) > 3 else ratios
+    return {
+        'ours_ms': to_ms(ours),
+        'other_ms': to_ms(other),
+        'ratio': round(float(np.median(ratios)), 3),
+        'low': round(float(inner[0]), 3),
+        'high': round(float(inner[-1]), 3),
+        'rounds': len(ratios),
+    }
 
 
 if __name__ == '__main__':

@@ -29,6 +29,7 @@ from wam_policy.servers import server_profile, value_mapping
 from wam_policy.servers.codecs import msgpack_codec
 
 SESSIONS = (1, 2, 4, 8)
+INSTRUCTION = 'fold it'
 WARMUP_QUERIES = 5  # of each session, not counted
 
 
@@ -117,16 +118,23 @@ async def measure(
 
 def read_worker_cpu_s(address: str) -> float:
     """Return the CPU time of the workers of the server that listens at an address."""
+    times = [worker.cpu_times() for worker in find_server(address).children(recursive=True)]
+    return sum(one.user + one.system for one in times)
+
+
+def find_server(address: str) -> psutil.Process:
+    """Return the child process of this program that listens at an address."""
     port = int(address.rsplit(':', 1)[1])
     for process in psutil.Process().children():
         ports = {c.laddr.port for c in process.net_connections('tcp') if c.status == 'LISTEN'}
         if port in ports:
-            times = [worker.cpu_times() for worker in process.children(recursive=True)]
-            return sum(one.user + one.system for one in times)
+            return process
     raise RuntimeError(f'no server of this program listens at {address}')
 
 
-async def open_session(address: str, robot_name: str) -> ClientConnection:
+async def open_session(
+    address: str, robot_name: str, instruction: str = INSTRUCTION
+) -> ClientConnection:
     """Start a session whose memory takes commits, and commit a first image."""
     robot = embodiment.load_embodiment(robot_name)
     profile = server_profile.load_for_robot('', robot)
@@ -136,7 +144,7 @@ async def open_session(address: str, robot_name: str) -> ClientConnection:
     await connection.recv()
     prompt = str((profile.prompt_key or ('prompt',))[0])
     for message in (
-        {'endpoint': 'reset', 'memory': 'clocked', prompt: 'fold it'},
+        {'endpoint': 'reset', 'memory': 'clocked', prompt: instruction},
         {'endpoint': 'commit', 'block': 0, **value_mapping.encode_images(profile, views)},
     ):
         await ask(connection, msgpack_codec.pack(message))
@@ -148,7 +156,7 @@ def make_query(robot_name: str) -> bytes:
     robot = embodiment.load_embodiment(robot_name)
     profile = server_profile.load_for_robot('', robot)
     joints = robot.home_positions(robot.observed)
-    message = value_mapping.encode_request(profile, robot, {}, joints, 'fold it')
+    message = value_mapping.encode_request(profile, robot, {}, joints, INSTRUCTION)
     return msgpack_codec.pack({'endpoint': 'infer', **message})
 
 
