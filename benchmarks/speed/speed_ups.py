@@ -8,6 +8,7 @@ value.
 """
 
 import argparse
+import ctypes
 import json
 import os
 import statistics
@@ -51,6 +52,7 @@ from wam_policy.model.network.model_config import get_preset
 from wam_policy.model.network.rope import Rotation
 from wam_policy.model.network.video_action_dit import VideoActionDiT
 from wam_policy.model.sampling import sampler
+from wam_policy.workers import run_worker
 
 COLUMNS = ('what', 'unit', 'before', 'after', 'ratio', 'low', 'high')
 CPU = torch.device('cpu')
@@ -73,6 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('--json', type=Path, metavar='FILE')
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(1)
+    run_worker.keep_freed_memory()  # as a worker does
     work = make_work(make_config(chosen.dim, chosen.layers), torch.Generator().manual_seed(0))
     makers: dict[str, Callable[[], Pair]] = {
         'static mask of 4 / dynamic, best case': lambda: make_static_mask(work),
@@ -85,6 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         'training attends by groups / under a mask': lambda: make_grouped(work),
         'training omits unused tokens / all tokens': lambda: make_lean(work),
         'restart encodes one gray block / the whole window': make_gray,
+        'autoencoder reuses freed memory / returns it, one group': make_kept_memory,
         'autoencoder compiled / eager, one group': make_compiled_vae,
     }
     rows = []
@@ -294,6 +298,22 @@ def make_gray() -> Pair:
         return without_gradients(run)
 
     return restart(gray.shape[2]), restart(block)
+
+
+def make_kept_memory() -> Pair:
+    """Encode a group; before with the largest thresholds that malloc chooses by itself."""
+    encode = make_compiled_vae()[0]
+
+    def encode_with_returned_memory() -> object:
+        set_option = ctypes.CDLL(None).mallopt
+        set_option(run_worker.M_MMAP_THRESHOLD, 32 * 2**20)
+        set_option(run_worker.M_TRIM_THRESHOLD, 64 * 2**20)
+        try:
+            return encode()
+        finally:
+            run_worker.keep_freed_memory()
+
+    return encode_with_returned_memory, encode
 
 
 def make_compiled_vae() -> Pair:
