@@ -4,11 +4,10 @@ Run from the repository root: python benchmarks/speed/speed_ups.py [--json FILE]
 a row take turns in one process, on one CPU thread; a ratio is the median over the rounds, its
 interval the second and the second to last of nine rounds, which holds the median with 96 %. CPU
 time is measured, so that other load on the machine matters little. Memory and bytes have one
-value.
+value. With --only, the file keeps its other rows.
 """
 
 import argparse
-import ctypes
 import json
 import os
 import statistics
@@ -52,6 +51,7 @@ from wam_policy.model.network.model_config import get_preset
 from wam_policy.model.network.rope import Rotation
 from wam_policy.model.network.video_action_dit import VideoActionDiT
 from wam_policy.model.sampling import sampler
+from wam_policy.provenance import collect_provenance
 from wam_policy.workers import run_worker
 
 COLUMNS = ('what', 'unit', 'before', 'after', 'ratio', 'low', 'high')
@@ -88,7 +88,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         'training attends by groups / under a mask': lambda: make_grouped(work),
         'training omits unused tokens / all tokens': lambda: make_lean(work),
         'restart encodes one gray block / the whole window': make_gray,
-        'autoencoder reuses freed memory / returns it, one group': make_kept_memory,
         'autoencoder compiled / eager, one group': make_compiled_vae,
     }
     rows = []
@@ -96,6 +95,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if chosen.only in what and not (chosen.no_compiled and 'compiled' in what):
             rows.append({'what': what, **measure(make(), chosen.rounds)})
             print(record.format_table(rows[-1:], COLUMNS), flush=True)
+    what = 'autoencoder reuses freed memory / returns it, one group'
+    if chosen.only in what:
+        rows.append({'what': what, **measure_kept_memory(chosen.rounds)})
     for what, count in (
         ('load of one file, peak beside the model', measure_load),
         ('KV cache of a 14B branch', measure_cache),
@@ -104,6 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rows.append({'what': what, 'unit': 'GB', **count()})
     print(record.format_table(rows, COLUMNS))
     if chosen.json:
+        rows = merge_rows(chosen.json, rows, chosen.rounds)
         record.write_report(
             chosen.json,
             {
@@ -118,6 +121,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def merge_rows(path: Path, rows: list[dict[str, Any]], rounds: int) -> list[dict[str, Any]]:
+    """Return the rows of a file, where measured anew replaced, and all that it lacks.
+
+    A row tells its own rounds, date, commit and load: those of the file are of the last run.
+    """
+    keys = ('rounds', 'date', 'commit', 'load_average')
+    current = {'rounds': rounds, **collect_provenance()}
+    provenance = {key: current[key] for key in keys}
+    new = {row['what']: {**row, **provenance} for row in rows}
+    if not path.exists():
+        return list(new.values())
+    content = json.loads(path.read_text())
+    origin = {key: content[key] for key in keys}
+    old = {row['what']: {**origin, **row} for row in content['rows']}
+    return list({**old, **new}.values())
+
+
 def measure(pair: Pair, rounds: int) -> dict[str, Any]:
     """Return the median times in ms, and the median ratio with its interval."""
     taken: tuple[list[float], list[float]] = ([], [])
@@ -127,6 +147,11 @@ def measure(pair: Pair, rounds: int) -> dict[str, Any]:
             run()
             if number:  # the first round warms up
                 times.append(1e3 * (time.process_time() - start_s))
+    return summarize(taken)
+
+
+def summarize(taken: tuple[list[float], list[float]]) -> dict[str, Any]:
+    """Return the figures of a row from the times of both sides in ms."""
     ratios = sorted(after / before for before, after in zip(*taken, strict=True))
     inner = ratios[1:-1] or ratios
     before, after = (statistics.median(times) for times in taken)
@@ -300,22 +325,6 @@ def make_gray() -> Pair:
     return restart(gray.shape[2]), restart(block)
 
 
-def make_kept_memory() -> Pair:
-    """Encode a group; before with the largest thresholds that malloc chooses by itself."""
-    encode = make_compiled_vae()[0]
-
-    def encode_with_returned_memory() -> object:
-        set_option = ctypes.CDLL(None).mallopt
-        set_option(run_worker.M_MMAP_THRESHOLD, 32 * 2**20)
-        set_option(run_worker.M_TRIM_THRESHOLD, 64 * 2**20)
-        try:
-            return encode()
-        finally:
-            run_worker.keep_freed_memory()
-
-    return encode_with_returned_memory, encode
-
-
 def make_compiled_vae() -> Pair:
     """Encode a group in the middle of a clip."""
     runs = []
@@ -332,6 +341,33 @@ def make_compiled_vae() -> Pair:
 
 def encode_group(vae: Vae, state: EncoderState, frames: Tensor) -> Run:
     return lambda: vae.encode_next_frames(state, frames)
+
+
+# How malloc treats freed memory holds for a process, and one side would find what the other freed.
+ENCODER = """
+import sys, time, torch
+from benchmarks.speed import speed_ups
+from wam_policy.workers import run_worker
+torch.set_num_threads(1)
+if sys.argv[1] == 'keep':
+    run_worker.keep_freed_memory()
+encode = speed_ups.make_compiled_vae()[0]
+for _ in range(3):
+    encode()
+start_s = time.process_time()
+for _ in range(3):
+    encode()
+print((time.process_time() - start_s) / 3)
+"""
+
+
+def measure_kept_memory(rounds: int) -> dict[str, Any]:
+    """Encode a group in the middle of a clip, in a new process each time, in turns."""
+    taken: tuple[list[float], list[float]] = ([], [])
+    for _ in range(rounds):
+        for way, times in zip(('plain', 'keep'), taken, strict=True):
+            times.append(1e3 * float(run_program(ENCODER, way)))
+    return summarize(taken)
 
 
 # ---- memory
@@ -379,15 +415,19 @@ def measure_load() -> dict[str, Any]:
 
 
 def measure_loader(folder: str, way: str) -> float:
+    return json.loads(run_program(LOADERS, folder, way))
+
+
+def run_program(text: str, *arguments: str) -> str:
+    """Run a program in a process of its own; return what it prints."""
     paths = {'PYTHONPATH': os.pathsep.join(sys.path)}
-    result = subprocess.run(
-        [sys.executable, '-c', LOADERS, folder, way],
+    return subprocess.run(
+        [sys.executable, '-c', text, *arguments],
         env=os.environ | paths,
         capture_output=True,
         text=True,
         check=True,
-    )
-    return json.loads(result.stdout)
+    ).stdout
 
 
 def measure_cache() -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 `./wam bench robots --output FILE` starts one `./wam serve` of the shipped model. Then 1, 2 and 4
 simulated stacks, each in a ROS domain of its own, run with the smallest images that the simulator
-renders; all are measured over the same stretch of time. A machine whose cores cannot simulate so
-many robots in real time says so in `real_time_factor`. Therefore the server is also measured with
-1, 2 and 4 clients that send recorded observations at a robot's rate: a query every 80 ms, which
+renders; all are measured over the same stretch of time. A machine with too few cores for so many
+simulations cannot tell what the server carries. Therefore that is also measured alone, with 1, 2
+and 4 clients that send recorded observations at a robot's rate: a query every 80 ms, which
 reads the memory, and a block of four frames of every camera every 0.8 s. A latency counts from
 when the query was due, so that waiting for an earlier answer is part of it.
 """
