@@ -1,7 +1,5 @@
 """Stacks for tests: a whole launch, or its nodes one by one."""
 
-import fcntl
-import os
 import subprocess
 import sys
 import threading
@@ -25,7 +23,6 @@ from wam_policy.nodes.run_node import ExecutorThread
 from wam_tools.launch_process import LaunchProcess
 from wam_tools.stack_node import StackNode
 
-MIN_SHARED_CORES = 6  # with fewer, two stacks at once disturb each other's timing
 MAX_JUMP_RATIO = 1.5  # of the way that the velocity limit allows per sample
 
 
@@ -110,20 +107,8 @@ class StackProbe(StackNode):
 
 
 @pytest.fixture(scope='module', autouse=True)
-def isolate_ros_domain(request, ros_domain, tmp_path_factory):
-    """Run each file in a ROS domain of its own, in CI on few cores one whole stack at a time.
-
-    Two stacks at once take all of two slow cores: what they then measure is each other. Files
-    without the mark `stack` start at most a few nodes and do not wait.
-    """
-    starts_stack = request.node.get_closest_marker('stack') is not None
-    if not os.environ.get('CI') or not starts_stack or (os.cpu_count() or 1) >= MIN_SHARED_CORES:
-        yield
-        return
-    # beside the folders of all processes of this run
-    with open(tmp_path_factory.getbasetemp().parent / 'ros.lock', 'w') as turn:
-        fcntl.flock(turn, fcntl.LOCK_EX)
-        yield
+def isolate_ros_domain(ros_domain):
+    """Run each file in a ROS domain of its own."""
 
 
 @pytest.fixture(scope='module')
