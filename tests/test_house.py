@@ -112,7 +112,7 @@ LAYERS = (
     *(
         ImportLayer(
             f'src/wam_policy/{name.replace(".", "/")}.py',
-            (*WORKER_CLIENT_MODULES, 'wam_policy.core'),
+            (*WORKER_CLIENT_MODULES, 'wam_policy.core', 'wam_policy.robot_folders'),
             ('pickle',),
             ('numpy',),
         )
@@ -125,6 +125,7 @@ LAYERS = (
             'wam_policy.model',
             'wam_policy.core',
             'wam_policy.deprecated_options',
+            'wam_policy.robot_folders',
         ),
         ('pickle',),
     ),
@@ -136,6 +137,7 @@ LAYERS = (
             *WORKER_CLIENT_MODULES,
             'wam_policy.core',
             'wam_policy.deprecated_options',
+            'wam_policy.robot_folders',
         ),
         (*TORCH_PACKAGES, 'pickle'),
         ('numpy', 'cv2', 'scipy', 'websockets', 'msgpack', 'prometheus_client', 'zmq'),
@@ -166,6 +168,7 @@ LAYERS = (
     ),
     ImportLayer(f'{POLICY}/__init__.py', (), (), ()),
     ImportLayer(f'{POLICY}/deprecated_options.py', (), (), ()),  # for every command line
+    ImportLayer(f'{POLICY}/robot_folders.py', ('wam_policy.core',), ('time', 'pickle'), ()),
     ImportLayer(f'{POLICY}/provenance.py', (), (), ()),  # of a measurement, for any report
     ImportLayer(
         'src/wam_learning/wam_learning/',
@@ -179,6 +182,7 @@ LAYERS = (
             'wam_policy.nodes.images.image_conversion',
             'wam_policy.deprecated_options',
             'wam_policy.provenance',
+            'wam_policy.robot_folders',
             'wam_sim.physics',
             'wam_sim.screenshot',
             'wam_sim.tasks',

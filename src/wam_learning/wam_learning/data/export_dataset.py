@@ -17,7 +17,7 @@ from wam_learning.data import dataset_validation
 from wam_learning.data.bag_replay import NEXT_STATE, TRAJECTORIES, BagReplay, ReplayOptions
 from wam_learning.data.lerobot_writer import VERSIONS, LeRobotWriter
 from wam_learning.data.time_sync import NO_INSTRUCTION, DroppedSample, SynchronizedSample
-from wam_policy.core.robot import embodiment
+from wam_policy import robot_folders
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.deprecated_options import replace_deprecated
 from wam_policy.recording import bag_access
@@ -265,7 +265,7 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _resolve_robot(folders: Sequence[Path], name: str | None) -> Embodiment:
     """Return the robot of all bags; raise ValueError if they name several or none."""
     if name is not None:
-        return embodiment.load_embodiment(name)
+        return robot_folders.load_robot(name)
     names = set()
     for folder in folders:
         with suppress(ValueError):  # said when the bag is exported
@@ -274,9 +274,9 @@ def _resolve_robot(folders: Sequence[Path], name: str | None) -> Embodiment:
     if len(names) != 1:
         raise ValueError(
             f'the bags are of {", ".join(sorted(map(str, names))) or "an unknown robot"}: name '
-            f'one with --robot ({", ".join(embodiment.list_robots())})'
+            f'one with --robot ({", ".join(robot_folders.list_robots())})'
         )
-    return embodiment.load_embodiment(str(names.pop()))
+    return robot_folders.load_robot(str(names.pop()))
 
 
 def _check_metadata(bag: str, metadata: Mapping[str, str], robot: Embodiment) -> None:

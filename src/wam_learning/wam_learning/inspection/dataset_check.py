@@ -17,7 +17,7 @@ from wam_learning.inspection.dataset_reader import (
 )
 from wam_learning.inspection.finding import ERROR, NOTE, Finding
 from wam_learning.inspection.training_fit import TrainingFit
-from wam_policy.core.robot import embodiment
+from wam_policy import robot_folders
 from wam_policy.core.robot.embodiment import Embodiment
 
 READERS = {
@@ -91,7 +91,7 @@ def check_dataset(folder: Path, decoded: int, robot_name: str | None = None) -> 
         if robot_name is None or fit.name == robot_name
     )
     robot = (
-        embodiment.load_embodiment(robot_name)
+        robot_folders.load_robot(robot_name)
         if robot_name
         else training_fit.choose_robot(metadata, fits)
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 from wam_learning.data.episode_arrays import find_shards
 from wam_learning.inspection.dataset_check import check_dataset
 from wam_learning.inspection.dataset_page import write_page
-from wam_policy.core.robot import embodiment
+from wam_policy import robot_folders
 
 DEFAULT_VIDEOS, DEFAULT_EPISODES = 10, 12
 
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for command in (check, view):
         command.add_argument('folder', type=Path, metavar='DIR', help='the data set')
         command.add_argument(
-            '--robot', choices=embodiment.list_robots(), help='check for this robot alone'
+            '--robot', choices=robot_folders.list_robots(), help='check for this robot alone'
         )
         command.add_argument(
             '--videos',

@@ -34,7 +34,7 @@ from wam_learning.training.trainer import Trainer, TrainerConfig
 from wam_learning.training.training_logger import TrainingLogger
 from wam_learning.training.training_setup import STAGES, InitConfig, TrainingStage
 from wam_learning.training.validation import HeldOutEvaluator, format_summary
-from wam_policy.core.robot import embodiment
+from wam_policy import robot_folders
 from wam_policy.core.robot.checkpoints import resolve_base, resolve_checkpoint
 from wam_policy.deprecated_options import replace_deprecated
 from wam_policy.model.checkpoint import adapter_folder, checkpoint_folder
@@ -437,7 +437,7 @@ def _make_accelerator(options: argparse.Namespace) -> 'Accelerator | None':
 def _read_tag(folders: Sequence[Path]) -> str:
     """Return the model tag of the data sets' robot, for which a shipped model is selected."""
     metadata = episode_arrays.read_dataset_metadata(episode_arrays.find_shards(folders[0])[0])
-    return embodiment.load_embodiment(metadata.robot_type).model_tag
+    return robot_folders.load_robot(metadata.robot_type).model_tag
 
 
 def _train(options: argparse.Namespace) -> int:

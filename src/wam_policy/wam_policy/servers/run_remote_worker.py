@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from wam_policy.core.robot import embodiment
+from wam_policy import robot_folders
 from wam_policy.deprecated_options import replace_deprecated
 from wam_policy.servers import server_profile
 from wam_policy.servers.client.policy_client import PolicyClient, make_server_url
@@ -93,7 +93,7 @@ def log(text: str) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve the node, or only check the server if there is no --fd; return the exit status."""
-    robot = embodiment.load_embodiment(arguments.embodiment)
+    robot = robot_folders.load_robot(arguments.embodiment)
     profile = server_profile.load_for_robot(arguments.server_profile, robot)
     url = make_server_url(arguments.server, profile)
 

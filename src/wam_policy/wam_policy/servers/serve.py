@@ -16,7 +16,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from wam_policy.core.robot import checkpoints, embodiment
+from wam_policy import robot_folders
+from wam_policy.core.robot import checkpoints
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.deprecated_options import replace_deprecated
 from wam_policy.servers import profile_service, server_profile
@@ -249,7 +250,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return the exit status."""
     arguments = parse_arguments(argv)
     try:
-        robot = embodiment.load_embodiment(arguments.embodiment)
+        robot = robot_folders.load_robot(arguments.embodiment)
         listeners = load_listeners(arguments, robot)
         # random weights are served only where they are asked for
         arguments.checkpoint = arguments.checkpoint or checkpoints.DEFAULT_CHECKPOINT

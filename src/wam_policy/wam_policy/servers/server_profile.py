@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from wam_policy.core.robot import embodiment
+from wam_policy import robot_folders
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.core.robot.strict_yaml import StrictMapping
 from wam_policy.servers import image_resize, profile_blocks
@@ -83,7 +83,7 @@ def _list_names_for_robot(robot: Embodiment) -> list[str]:
 
 
 def _parse_profile(document: StrictMapping) -> ServerProfile:
-    robot = embodiment.load_embodiment(document.read_str('robot'))
+    robot = robot_folders.load_robot(document.read_str('robot'))
     request, shown = document.read_mapping('request'), document.read_mapping('pictures')
     actions, cameras = document.read_mapping('actions'), document.read_mapping('cameras')
     frames = document.read_mapping('frames')

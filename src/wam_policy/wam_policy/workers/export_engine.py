@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from wam_policy.core.robot import checkpoints, embodiment
+from wam_policy import robot_folders
+from wam_policy.core.robot import checkpoints
 from wam_policy.model.checkpoint import checkpoint_folder
 from wam_policy.model.execution import onnx_export, quantization, tensorrt_engine
 from wam_policy.model.robot_policy import InferenceOptions, Policy
@@ -119,7 +120,7 @@ def calibrate(arguments: argparse.Namespace) -> None:
         load_checkpoint(
             arguments, torch.float32 if arguments.device == 'cpu' else SURROUNDING_DTYPE
         ),
-        embodiment.load_embodiment(arguments.embodiment),
+        robot_folders.load_robot(arguments.embodiment),
         InferenceOptions(pack_weights=False),
     )
     observations = RecordedObservations.load(arguments.observations)

@@ -18,7 +18,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wam_policy.core.robot import checkpoints, embodiment
+from wam_policy import robot_folders
+from wam_policy.core.robot import checkpoints
 from wam_policy.deprecated_options import replace_deprecated
 from wam_policy.workers import model_options, protocol
 
@@ -177,7 +178,7 @@ def build_policy(settings: WorkerSettings) -> 'Policy':
 
     Raises ValueError or FileNotFoundError for arguments that can never work.
     """
-    robot = embodiment.load_embodiment(settings.embodiment)
+    robot = robot_folders.load_robot(settings.embodiment)
     base = checkpoints.resolve_base(settings.base)
 
     import torch
