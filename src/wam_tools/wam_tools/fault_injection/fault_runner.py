@@ -73,10 +73,10 @@ def run_fault(fault: Fault, bench: FaultTestBench) -> FaultResult:
         FaultResult(
             fault.name,
             False,
-            _elapsed_ms(detected_s, start_s),
+            elapsed_ms(detected_s, start_s),
             0.0,
             0,
-            _elapsed_ms(rested_s, start_s),
+            elapsed_ms(rested_s, start_s),
             recovered,
             round(1e3 * recovery_s, 1) if recovered else None,
             fault.note,
@@ -181,5 +181,6 @@ def find_episode_error(path: Path) -> str:
     return '' if found.message_count else 'no messages'
 
 
-def _elapsed_ms(at_s: float | None, start_s: float) -> float | None:
+def elapsed_ms(at_s: float | None, start_s: float) -> float | None:
+    """Return the time from `start_s` in ms; None stays None."""
     return None if at_s is None else round(1e3 * (at_s - start_s), 1)
