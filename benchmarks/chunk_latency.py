@@ -28,6 +28,7 @@ from benchmarks.random_session import (
     make_clock_ms,
     make_random_model,
 )
+from wam_policy.command_line import CommandParser
 from wam_policy.model.execution import engines, quantization
 from wam_policy.model.network import model_config
 from wam_policy.model.network.video_action_dit import VideoActionDiT
@@ -98,9 +99,7 @@ def main() -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(description=__doc__)
     parser.add_argument('--preset', choices=tuple(model_config.PRESETS), default='tiny')
     parser.add_argument('--device', default='cpu', help='cpu or cuda:N')
     parser.add_argument(

@@ -5,7 +5,6 @@ random motions from home, planned one after another as in motion_node. Times are
 calling thread, so that other load on the machine has little effect.
 """
 
-import argparse
 import sys
 import time
 from pathlib import Path
@@ -16,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'src' / 'wam_policy')]
 
 from benchmarks import record
+from wam_policy.command_line import CommandParser
 from wam_policy.core.motion import chunk_blending, collision_check, qp_planner
 from wam_policy.core.motion.trajectory import make_hold
 from wam_policy.core.robot import embodiment, limits
@@ -28,9 +28,7 @@ REACH_SCALES_RAD = (0.1, 0.3, 0.8)
 
 def main() -> int:
     """Measure, print a table, write JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(description=__doc__)
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the results to FILE')
     parser.add_argument('--plans', type=int, default=1000, help='per robot (default: %(default)s)')
     options = parser.parse_args()

@@ -6,7 +6,6 @@ whose controllers report their state at 50 Hz, and a policy that sends a chunk e
 load process per core runs at the same time. The lateness of every tick after a warm-up counts.
 """
 
-import argparse
 import multiprocessing
 import os
 import sys
@@ -25,6 +24,7 @@ sys.path[:0] = [str(ROOT)]
 
 from benchmarks import record
 from wam_msgs.msg import ActionChunk
+from wam_policy.command_line import CommandParser
 from wam_policy.core.motion.jtc_emulator import TrajectoryFollower
 from wam_policy.core.motion.motion_state import MotionState
 from wam_policy.core.robot import embodiment, limits
@@ -42,9 +42,7 @@ CHUNK_PERIOD_S, REPORT_PERIOD_S = 0.14, 0.02
 
 def main() -> int:
     """Measure, print, write JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(description=__doc__)
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the results to FILE')
     parser.add_argument('--embodiment', default='agibot_g1', choices=embodiment.list_robots())
     parser.add_argument('--seconds', type=float, default=30.0, help='(default: %(default)s)')

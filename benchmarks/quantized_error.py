@@ -7,7 +7,6 @@ FILE] (./wam engine record-observations writes the file; default: the simulator)
 All variants use the same blocks and queries; float32 is the reference.
 """
 
-import argparse
 import sys
 import tempfile
 import warnings
@@ -21,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), *(str(ROOT / 'src' / name) for name in ('wam_policy', 'wam_sim'))]
 
 from benchmarks import observations, record
+from wam_policy.command_line import CommandParser
 from wam_policy.core.robot import embodiment
 from wam_policy.model.checkpoint import checkpoint_folder
 from wam_policy.model.execution import quantization
@@ -33,9 +33,7 @@ Prepare = Callable[[Policy], None]
 
 def main() -> int:
     """Measure, print a table and write JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(description=__doc__)
     parser.add_argument('--checkpoint', default='preset:tiny')
     parser.add_argument('--embodiment', default='yam', choices=embodiment.list_robots())
     parser.add_argument('--observations', type=Path)

@@ -20,6 +20,8 @@ import psutil
 import record
 from record import format_table
 
+from wam_policy.command_line import CommandParser, to_options
+
 ROBOT = 'yam'
 JOINTS_HZ = 100.0
 IMAGE_SIZES = {'640x480': (640, 480), '1280x720': (1280, 720)}
@@ -27,9 +29,7 @@ IMAGE_SIZES = {'640x480': (640, 480), '1280x720': (1280, 720)}
 
 def main() -> int:
     """Measure each load, print a table, write JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(description=__doc__)
     parser.add_argument('--seconds', type=float, default=20.0, help='(default: %(default)s)')
     parser.add_argument(
         '--hz',
@@ -105,20 +105,10 @@ def make_image(size: tuple[int, int]) -> np.ndarray:
 def measure_load(images: str, camera_hz: float, options: argparse.Namespace) -> dict:
     """Record at one load and count missing messages."""
     with tempfile.TemporaryDirectory() as folder:
+        given = {'robot': ROBOT, 'out': folder, 'images': images, 'instruction': 'wave'}
         command = [
-            sys.executable,
-            '-m',
-            'wam_policy.nodes.recorder.record_command',
-            '--robot',
-            ROBOT,
-            '--folder',
-            folder,
-            '--images',
-            images,
-            '--instruction',
-            'wave',
-            '--seconds',
-            str(options.seconds),
+            *(sys.executable, '-m', 'wam_policy.nodes.recorder.record_command'),
+            *to_options(given | {'seconds': options.seconds}),
         ]
         robot = subprocess.Popen(
             [sys.executable, __file__, '--publish', str(camera_hz), '--size', options.size]

@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'src' / 'wam_policy')]
 
 from benchmarks import record
+from wam_policy.command_line import CommandParser, to_options
 from wam_policy.core.robot import checkpoints, embodiment
 from wam_policy.servers import handshake, server_profile
 from wam_policy.servers.request_queue import RequestQueue
@@ -40,14 +41,13 @@ from wam_policy.workers.worker_process import make_worker_environment
 WARMUP_ROUNDS = 10  # not counted
 IMAGE_SIZES = ((320, 176), (640, 480))
 ROBOT_NAME = 'agibot_g1'
+WORKER_MODULE = 'wam_policy.servers.run_remote_worker'
 TARGETS_SHAPE = (24, 16)  # rows, commanded joints of the robot
 
 
 def main() -> int:
     """Measure, print tables, write JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(description=__doc__)
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the results to FILE')
     parser.add_argument('--rounds', type=int, default=300, help='measured (default: %(default)s)')
     parser.add_argument('--checkpoint', default='mini', help='(default: %(default)s)')
@@ -185,14 +185,7 @@ def measure_latency(size: tuple[int, int], rounds: int) -> list[dict]:
     )
     with run_server(__file__, '--echo', 'server') as address:
         remote = time_worker(
-            (
-                '-m',
-                'wam_policy.servers.run_remote_worker',
-                '--server',
-                address,
-                '--embodiment',
-                ROBOT_NAME,
-            ),
+            ('-m', WORKER_MODULE, '--server', address, '--embodiment', ROBOT_NAME),
             [reset, commit],
             query,
             rounds,
@@ -257,14 +250,11 @@ def summarize_latency(taken_ms: list[float]) -> dict[str, float]:
 
 def measure_throughput(options: argparse.Namespace) -> list[dict]:
     """Measure chunks per second of one model: locally, and remotely with 1, 2 and 4 clients."""
-    model = (
-        '--checkpoint',
-        options.checkpoint,
-        '--embodiment',
-        ROBOT_NAME,
-        '--steps',
-        str(options.steps),
-    )
+    model = {
+        'checkpoint': options.checkpoint,
+        'embodiment': ROBOT_NAME,
+        'steps': options.steps,
+    }
     rows = []
 
     def measure_sessions(what: str, plan: WorkerSpec, sessions: int) -> None:
@@ -282,22 +272,15 @@ def measure_throughput(options: argparse.Namespace) -> list[dict]:
         )
 
     devices = tuple(options.devices.split(','))
-    measure_sessions('local workers', WorkerSpec(devices, model, guided=len(devices) > 1), 1)
-    with run_server(
-        '-m',
-        'wam_policy.servers.serve',
-        *model,
-        '--devices',
-        options.devices,
-        '--port',
-        '0',
-        '--quiet',
-    ) as address:
+    local = WorkerSpec(devices, tuple(to_options(model)), guided=len(devices) > 1)
+    measure_sessions('local workers', local, 1)
+    served = to_options(model | {'devices': options.devices, 'port': 0, 'quiet': True})
+    with run_server('-m', 'wam_policy.servers.serve', *served) as address:
         remote = WorkerSpec(
             ('cpu',),
             ('--server', address, '--embodiment', ROBOT_NAME),
             guided=False,
-            program=(sys.executable, '-m', 'wam_policy.servers.run_remote_worker'),
+            program=(sys.executable, '-m', WORKER_MODULE),
         )
         for sessions in (1, 2, 4):
             measure_sessions(f'{sessions} sessions', remote, sessions)

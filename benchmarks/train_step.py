@@ -23,6 +23,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'src' / 'wam_policy')]
 
 from benchmarks import flops, record
 from benchmarks.chunk_latency import make_clock_ms, measure_matmul_rate, read_device_name
+from wam_policy.command_line import CommandParser
 from wam_policy.model.network.attention import group_teacher_forcing
 from wam_policy.model.network.layers import ContextEmbeddings, TransformerBlock
 from wam_policy.model.network.model_config import PRESETS, ModelConfig, get_preset
@@ -37,9 +38,7 @@ MAX_SCORES_BYTES = 2e9  # on a CPU, with all attention scores; longer windows ar
 
 def main() -> int:
     """Measure, print a table and write JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(description=__doc__)
     parser.add_argument('--preset', choices=tuple(PRESETS), default='dreamzero_14b')
     parser.add_argument('--device', default='cuda:0' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--rank', type=int, default=4)

@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'src' / 'wam_policy')]
 
 from benchmarks import record
+from wam_policy.command_line import CommandParser, to_options
 from wam_policy.core.robot import embodiment
 from wam_policy.workers import protocol
 from wam_policy.workers.supervisor import WorkerSpec, WorkerState, WorkerSupervisor
@@ -29,9 +30,7 @@ WARMUP_ROUNDS = 5  # not counted
 
 def main() -> int:
     """Measure, print a table, write JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(description=__doc__)
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the results to FILE')
     parser.add_argument('--checkpoint', default='preset:tiny', help='(default: %(default)s)')
     parser.add_argument('--embodiment', default='agibot_g1', choices=embodiment.list_robots())
@@ -48,6 +47,7 @@ def main() -> int:
         return 0
     rows = [measure_wire(options.rounds)]
     both = tuple(options.devices)
+    model = {name: getattr(options, name) for name in ('checkpoint', 'embodiment', 'steps')}
     plans: dict[str, tuple[tuple[str, ...], bool, tuple[int, ...]]] = {
         'one worker, no guidance': (both[:1], False, ()),
         'one worker': (both[:1], True, ()),
@@ -59,16 +59,7 @@ def main() -> int:
     for name, (devices, guided, cores) in plans.items():
         plan = WorkerSpec(
             devices,
-            (
-                '--checkpoint',
-                options.checkpoint,
-                '--embodiment',
-                options.embodiment,
-                '--steps',
-                str(options.steps),
-                '--guidance-scale',
-                '5' if guided else '1',
-            ),
+            tuple(to_options(model | {'guidance_scale': 5 if guided else 1})),
             guided,
             cores=cores,
         )

@@ -78,7 +78,7 @@ NODES = (
     'wam_policy.core',
     'wam_policy.recording',
     'wam_policy.mujoco_collision',
-    'wam_policy.deprecated_options',
+    'wam_policy.command_line',
     'wam_policy.provenance',
     *WORKER_CLIENT_MODULES,
 )
@@ -105,7 +105,7 @@ LAYERS = (
     ),
     ImportLayer(
         f'{POLICY}/model/',
-        ('wam_policy.model', 'wam_policy.core', 'wam_policy.deprecated_options'),
+        ('wam_policy.model', 'wam_policy.core', 'wam_policy.command_line'),
         ('yaml', 'pickle'),
     ),
     ImportLayer(f'{POLICY}/workers/protocol.py', (), ('pickle',), ('numpy',)),
@@ -124,8 +124,8 @@ LAYERS = (
             'wam_policy.workers',
             'wam_policy.model',
             'wam_policy.core',
-            'wam_policy.deprecated_options',
             'wam_policy.robot_folders',
+            'wam_policy.command_line',
         ),
         ('pickle',),
     ),
@@ -136,8 +136,8 @@ LAYERS = (
             'wam_policy.mujoco_kinematics',
             *WORKER_CLIENT_MODULES,
             'wam_policy.core',
-            'wam_policy.deprecated_options',
             'wam_policy.robot_folders',
+            'wam_policy.command_line',
         ),
         (*TORCH_PACKAGES, 'pickle'),
         ('numpy', 'cv2', 'scipy', 'websockets', 'msgpack', 'prometheus_client', 'zmq'),
@@ -167,8 +167,8 @@ LAYERS = (
         f'{POLICY}/nodes/', (*NODES, 'wam_msgs'), (*TORCH_PACKAGES, 'pickle'), may_import_ros=True
     ),
     ImportLayer(f'{POLICY}/__init__.py', (), (), ()),
-    ImportLayer(f'{POLICY}/deprecated_options.py', (), (), ()),  # for every command line
     ImportLayer(f'{POLICY}/robot_folders.py', ('wam_policy.core',), ('time', 'pickle'), ()),
+    ImportLayer(f'{POLICY}/command_line.py', (), (), ()),  # for every command line
     ImportLayer(f'{POLICY}/provenance.py', (), (), ()),  # of a measurement, for any report
     ImportLayer(
         'src/wam_learning/wam_learning/',
@@ -180,7 +180,7 @@ LAYERS = (
             'wam_policy.nodes.message_conversion',
             'wam_policy.workers.protocol',  # to a policy server, through the remote worker
             'wam_policy.nodes.images.image_conversion',
-            'wam_policy.deprecated_options',
+            'wam_policy.command_line',
             'wam_policy.provenance',
             'wam_policy.robot_folders',
             'wam_sim.physics',

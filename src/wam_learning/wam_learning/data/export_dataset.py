@@ -18,8 +18,8 @@ from wam_learning.data.bag_replay import NEXT_STATE, TRAJECTORIES, BagReplay, Re
 from wam_learning.data.lerobot_writer import VERSIONS, LeRobotWriter
 from wam_learning.data.time_sync import NO_INSTRUCTION, DroppedSample, SynchronizedSample
 from wam_policy import robot_folders
+from wam_policy.command_line import CommandParser
 from wam_policy.core.robot.embodiment import Embodiment
-from wam_policy.deprecated_options import replace_deprecated
 from wam_policy.recording import bag_access
 
 DEPRECATED_FLAGS = {
@@ -201,11 +201,7 @@ def _make_replay_options(options: argparse.Namespace) -> ReplayOptions:
 
 
 def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog='./wam export',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = CommandParser('./wam export', __doc__, DEPRECATED_FLAGS)
     parser.add_argument(
         'bags', nargs='+', type=Path, metavar='BAGS', help='bags, or folders of bags'
     )
@@ -258,8 +254,7 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         help='use the time of reception instead of header stamps, where stamps are 0 or of '
         'another clock',
     )
-    given = sys.argv[1:] if arguments is None else arguments
-    return parser.parse_args(replace_deprecated(given, DEPRECATED_FLAGS))
+    return parser.parse(arguments)
 
 
 def _resolve_robot(folders: Sequence[Path], name: str | None) -> Embodiment:

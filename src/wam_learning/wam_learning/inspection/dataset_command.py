@@ -14,17 +14,14 @@ from wam_learning.data.episode_arrays import find_shards
 from wam_learning.inspection.dataset_check import check_dataset
 from wam_learning.inspection.dataset_page import write_page
 from wam_policy import robot_folders
+from wam_policy.command_line import CommandParser
 
 DEFAULT_VIDEOS, DEFAULT_EPISODES = 10, 12
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return the exit status."""
-    parser = argparse.ArgumentParser(
-        prog='./wam dataset',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = CommandParser('./wam dataset', __doc__)
     commands = parser.add_subparsers(dest='command', required=True)
     check = commands.add_parser(
         'check', help='say what it is, what can train on it, and its flaws'

@@ -18,9 +18,9 @@ from dataclasses import asdict, replace
 from fnmatch import fnmatch
 from pathlib import Path
 
+from wam_policy.command_line import replace_deprecated
 from wam_policy.core.robot import embodiment
 from wam_policy.core.robot.embodiment import Embodiment
-from wam_policy.deprecated_options import replace_deprecated
 from wam_tools import demo_report
 from wam_tools.fault_injection import fault_runner
 from wam_tools.fault_injection.fault import Fault, FaultTestBench
