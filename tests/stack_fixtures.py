@@ -1,5 +1,6 @@
 """Stacks for tests: a whole launch, or its nodes one by one."""
 
+import contextlib
 import subprocess
 import sys
 import threading
@@ -28,6 +29,8 @@ MAX_JUMP_RATIO = 1.5  # of the way that the velocity limit allows per sample
 
 class StackProbe(StackNode):
     """Listen to a stack from outside and speak to it as a user would."""
+
+    launch: LaunchProcess  # where it is known
 
     def __init__(self, robot):
         self.policy_states, self.chunks, self.motion_reasons = [], [], []
@@ -186,6 +189,27 @@ def _make_set_event():
     event = threading.Event()
     event.set()
     return event
+
+
+@contextlib.contextmanager
+def run_remote_stack(launched, robot, profile, address):
+    """Give the probe of a simulated robot that holds its pose and has found its policy server."""
+    probe = StackProbe(robot)
+    probe.launch = launched(
+        robot,
+        'sim:=true',
+        'camera_size:=160',
+        'backend:=remote',
+        f'server:={address}',
+        f'server_profile:={profile}',
+    )
+    try:
+        probe.wait(lambda: probe.policy.state_name == 'IDLE', 'the server was not found', 90)
+        probe.wait_motion('HOLDING')
+        yield probe
+    finally:
+        probe.close()
+        probe.launch.stop(threading.Event())
 
 
 def use_server(stage, profile, address):
