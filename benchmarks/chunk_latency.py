@@ -28,7 +28,6 @@ from benchmarks.random_session import (
     make_clock_ms,
     make_random_model,
 )
-from wam_policy.command_line import CommandParser
 from wam_policy.model.execution import engines, quantization
 from wam_policy.model.network import model_config
 from wam_policy.model.network.video_action_dit import VideoActionDiT
@@ -91,15 +90,13 @@ def main() -> int:
         ]
         columns = ('mode', 'cfg', 'chunk_ms', 'p99_ms', 'commit_ms', 'stages_ms')
     print(', '.join(f'{name} {value}' for name, value in head.items() if name != 'similarity'))
-    print(record.format_table(rows, columns))
-    if options.json:
-        record.write_report(options.json, {**head, 'rows': rows})
+    record.show(options.json, rows, columns, **head)
     return 0
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = CommandParser(description=__doc__)
+    parser = record.make_parser(__doc__)
     parser.add_argument('--preset', choices=tuple(model_config.PRESETS), default='tiny')
     parser.add_argument('--device', default='cpu', help='cpu or cuda:N')
     parser.add_argument(
@@ -145,7 +142,6 @@ def make_parser() -> argparse.ArgumentParser:
         action='store_true',
         help='count operations, without running the model',
     )
-    parser.add_argument('--json', type=Path, metavar='FILE', help='write the results to FILE')
     return parser
 
 

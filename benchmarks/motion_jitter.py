@@ -24,7 +24,6 @@ sys.path[:0] = [str(ROOT)]
 
 from benchmarks import record
 from wam_msgs.msg import ActionChunk
-from wam_policy.command_line import CommandParser
 from wam_policy.core.motion.jtc_emulator import TrajectoryFollower
 from wam_policy.core.motion.motion_state import MotionState
 from wam_policy.core.robot import embodiment, limits
@@ -42,8 +41,7 @@ CHUNK_PERIOD_S, REPORT_PERIOD_S = 0.14, 0.02
 
 def main() -> int:
     """Measure, print, write JSON."""
-    parser = CommandParser(description=__doc__)
-    parser.add_argument('--json', type=Path, metavar='FILE', help='write the results to FILE')
+    parser = record.make_parser(__doc__)
     parser.add_argument('--embodiment', default='agibot_g1', choices=embodiment.list_robots())
     parser.add_argument('--seconds', type=float, default=30.0, help='(default: %(default)s)')
     parser.add_argument(
@@ -75,17 +73,13 @@ def main() -> int:
         for process in beside:
             process.terminate()
             process.join()
-    print(record.format_table([row], list(row)))
-    if options.json:
-        record.write_report(
-            options.json,
-            {
-                'question': 'lateness of the motion loop',
-                'burners': options.burners,
-                'load_average_before': before,
-                'rows': [row],
-            },
-        )
+    record.show(
+        options.json,
+        [row],
+        question='lateness of the motion loop',
+        burners=options.burners,
+        load_average_before=before,
+    )
     return 0
 
 

@@ -20,7 +20,6 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), *(str(ROOT / 'src' / name) for name in ('wam_policy', 'wam_sim'))]
 
 from benchmarks import observations, record
-from wam_policy.command_line import CommandParser
 from wam_policy.core.robot import embodiment
 from wam_policy.model.checkpoint import checkpoint_folder
 from wam_policy.model.execution import quantization
@@ -33,7 +32,7 @@ Prepare = Callable[[Policy], None]
 
 def main() -> int:
     """Measure, print a table and write JSON."""
-    parser = CommandParser(description=__doc__)
+    parser = record.make_parser(__doc__)
     parser.add_argument('--checkpoint', default='preset:tiny')
     parser.add_argument('--embodiment', default='yam', choices=embodiment.list_robots())
     parser.add_argument('--observations', type=Path)
@@ -41,7 +40,6 @@ def main() -> int:
     parser.add_argument(
         '--blocks', type=int, default=8, help='from the simulator, without --observations'
     )
-    parser.add_argument('--json', type=Path, metavar='FILE')
     options = parser.parse_args()
     warnings.filterwarnings('ignore')
     robot = embodiment.load_embodiment(options.embodiment)
@@ -72,20 +70,17 @@ def main() -> int:
         f'{options.checkpoint}, {options.recipe}, {len(want)} queries of {robot.name}, targets '
         f'move {np.abs(offsets).mean():.4f} rad on average'
     )
-    print(record.format_table(rows, COLUMNS))
-    if options.json:
-        record.write_report(
-            options.json,
-            {
-                'checkpoint': options.checkpoint,
-                'trained': plain.model.is_trained,
-                'embodiment': robot.name,
-                'recipe': options.recipe,
-                'queries': len(want),
-                'mean_offset_rad': float(np.abs(offsets).mean()),
-                'rows': rows,
-            },
-        )
+    record.show(
+        options.json,
+        rows,
+        COLUMNS,
+        checkpoint=options.checkpoint,
+        trained=plain.model.is_trained,
+        embodiment=robot.name,
+        recipe=options.recipe,
+        queries=len(want),
+        mean_offset_rad=float(np.abs(offsets).mean()),
+    )
     return 0
 
 
