@@ -231,7 +231,14 @@ LAYERS = (
         'src/wam_bringup/',
         (),
         (),
-        ('launch', 'launch_ros', 'ament_index_python', 'lifecycle_msgs', 'diagnostic_msgs'),
+        (
+            'launch',
+            'launch_ros',
+            'ament_index_python',
+            'lifecycle_msgs',
+            'diagnostic_msgs',
+            'yaml',
+        ),
         may_import_ros=True,
     ),
 )
