@@ -15,6 +15,7 @@ from typing import Any
 
 from wam_learning.data import dataset_validation
 from wam_learning.data.bag_replay import NEXT_STATE, TRAJECTORIES, BagReplay, ReplayOptions
+from wam_learning.data.finding import ERROR
 from wam_learning.data.lerobot_writer import VERSIONS, LeRobotWriter
 from wam_learning.data.time_sync import NO_INSTRUCTION, DroppedSample, SynchronizedSample
 from wam_policy import robot_folders
@@ -132,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     for finding in wrong:
         print(finding)
-    return int(bool(unfit) or any(not finding.is_warning for finding in wrong))
+    return int(bool(unfit) or any(finding.level == ERROR for finding in wrong))
 
 
 def _export_bags(
