@@ -132,7 +132,8 @@ class EmulatedCanBus:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._connection.send(None)
+        with suppress(BrokenPipeError):  # Ctrl-C ends that process, too
+            self._connection.send(None)
         self._process.join(5.0)
         self._process.kill()
 

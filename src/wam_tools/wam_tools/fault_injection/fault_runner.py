@@ -16,7 +16,7 @@ from wam_tools.stack_launch import StackLaunchError
 
 READY_S, RECOVERY_S = 60.0, 60.0
 STATUS_S = 3.0  # the simulator publishes its status every 0.5 s
-NOT_JUDGED = 'not judged'
+NOT_JUDGED, MAX_ERROR_CHARACTERS = 'not judged', 300
 DISTURBED = r'^motion: (?!FIRST_MOVE|TRACKING)'
 
 
@@ -96,7 +96,8 @@ def collect_errors(problems: list[str]) -> Iterator[None]:
     except (StackLaunchError, OSError, ValueError, CalledProcessError, psutil.Error) as error:
         problems.append(str(error))
     except Exception as error:  # noqa: BLE001 - one row is not the table
-        problems.append(f'{NOT_JUDGED}: {type(error).__name__}: {error}')
+        text = str(error)[:MAX_ERROR_CHARACTERS]
+        problems.append(f'{NOT_JUDGED}: {type(error).__name__}: {text}')
 
 
 def _wait_detection(

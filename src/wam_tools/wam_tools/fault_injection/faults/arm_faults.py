@@ -128,6 +128,17 @@ def kill_launch(arms: ArmsOnCan) -> None:
     process.wait(EXIT_S)
     os.killpg(process.pid, signal.SIGINT)
 
+    def have_nodes_ended() -> bool:
+        for node in psutil.process_iter():
+            with suppress(ProcessLookupError, psutil.Error):
+                if os.getpgid(node.pid) == process.pid and node.status() != psutil.STATUS_ZOMBIE:
+                    return False
+        return True
+
+    # a launch before that finds them, and leaves them alone
+    if not poll_until(have_nodes_ended, EXIT_S):
+        raise ValueError(f'nodes of the killed launch still run after {EXIT_S:g} s')
+
 
 def launch_without_power(arms: ArmsOnCan) -> None:
     """Launch while one motor has no power: the driver raises when the arm is opened."""
