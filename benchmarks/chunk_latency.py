@@ -90,17 +90,13 @@ def main() -> int:
         ]
         columns = ('mode', 'cfg', 'chunk_ms', 'p99_ms', 'commit_ms', 'stages_ms')
     print(', '.join(f'{name} {value}' for name, value in head.items() if name != 'similarity'))
-    print(record.format_table(rows, columns))
-    if options.json:
-        record.write_report(options.json, {**head, 'rows': rows})
+    record.show(options.json, rows, columns, **head)
     return 0
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = record.make_parser(__doc__)
     parser.add_argument('--preset', choices=tuple(model_config.PRESETS), default='tiny')
     parser.add_argument('--device', default='cpu', help='cpu or cuda:N')
     parser.add_argument(
@@ -146,7 +142,6 @@ def make_parser() -> argparse.ArgumentParser:
         action='store_true',
         help='count operations, without running the model',
     )
-    parser.add_argument('--json', type=Path, metavar='FILE', help='write the results to FILE')
     return parser
 
 

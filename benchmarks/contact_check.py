@@ -5,7 +5,6 @@ random motions from home, planned one after another as in motion_node. Times are
 calling thread, so that other load on the machine has little effect.
 """
 
-import argparse
 import sys
 import time
 from pathlib import Path
@@ -28,18 +27,11 @@ REACH_SCALES_RAD = (0.1, 0.3, 0.8)
 
 def main() -> int:
     """Measure, print a table, write JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('--json', type=Path, metavar='FILE', help='write the results to FILE')
+    parser = record.make_parser(__doc__)
     parser.add_argument('--plans', type=int, default=1000, help='per robot (default: %(default)s)')
     options = parser.parse_args()
     rows = [measure_robot(name, options.plans) for name in embodiment.list_robots()]
-    print(record.format_table(rows, list(rows[0])))
-    if options.json:
-        record.write_report(
-            options.json, {'question': 'time to predict collisions along a plan', 'rows': rows}
-        )
+    record.show(options.json, rows, question='time to predict collisions along a plan')
     return 0
 
 

@@ -1,11 +1,10 @@
 """Count the floating-point operations of one forward pass, two per multiply-add.
 
 `computed` counts those of our passes. The released code also recomputes keys and values of the
-context and the flow time of every token in every pass, and the unread end of the last layer;
-`released` adds them.
+context and the flow time of every token in every pass; `released` adds them.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from wam_policy.model.network.model_config import ModelConfig
 
@@ -23,7 +22,6 @@ class PassFlops:
     context_keys_values: float  # keys and values of the context, once per instruction
     time_embedding: float  # per token; one per distinct time would be sufficient
     context_embedding: float  # of the context's tokens
-    unread: float = 0.0  # of the last layer, past the keys and values of an append_kv pass
 
     @property
     def computed(self) -> float:
@@ -34,11 +32,7 @@ class PassFlops:
     @property
     def released(self) -> float:
         return (
-            self.computed
-            + self.unread
-            + self.context_keys_values
-            + self.time_embedding
-            + self.context_embedding
+            self.computed + self.context_keys_values + self.time_embedding + self.context_embedding
         )
 
 
@@ -56,25 +50,6 @@ def count_denoise(config: ModelConfig, cached_frames: int) -> PassFlops:
     register = 2 * (config.actions_per_block * action + config.states_per_block * state)
     head = 2 * video * config.dim * patch * config.latent_channels
     return _count_pass(config, video, config.register_tokens, cached_frames, register + head)
-
-
-def count_append_kv(config: ModelConfig, frames: int, cached_frames: int) -> PassFlops:
-    """Count the operations of an append_kv pass over `frames` latent frames.
-
-    The last layer only computes keys and values; that of the released code runs to its end.
-    """
-    tokens = frames * config.frame_tokens
-    whole = _count_pass(config, tokens, 0, cached_frames, 0.0)
-    others = (config.layers - 1) / config.layers
-    keys_values = 4.0 * tokens * config.dim**2
-    layer = (whole.linears + whole.self_attention + whole.cross_attention) / config.layers
-    return replace(
-        whole,
-        linears=whole.linears * others + keys_values,
-        self_attention=whole.self_attention * others,
-        cross_attention=whole.cross_attention * others,
-        unread=layer - keys_values,
-    )
 
 
 def _count_pass(

@@ -5,7 +5,6 @@ are interleaved, so that another load of the machine meets both. Encodings that 
 convert have no value for it.
 """
 
-import argparse
 import sys
 import time
 from array import array
@@ -98,9 +97,8 @@ def summarize(seconds: list[float]) -> dict[str, float]:
 
 def main() -> int:
     """Measure every encoding and print a table."""
-    parser = argparse.ArgumentParser(prog='./wam bench image_receive', description=__doc__)
+    parser = record.make_parser(__doc__)
     parser.add_argument('--rounds', type=int, default=30)
-    parser.add_argument('--json', type=Path, metavar='FILE', help='write the results')
     options = parser.parse_args()
     rows = []
     cases = [(name, 0) for name in image_conversion.COLOR_ENCODINGS] + [('rgb8', 8), ('jpeg', 0)]

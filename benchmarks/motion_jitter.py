@@ -6,7 +6,6 @@ whose controllers report their state at 50 Hz, and a policy that sends a chunk e
 load process per core runs at the same time. The lateness of every tick after a warm-up counts.
 """
 
-import argparse
 import multiprocessing
 import os
 import sys
@@ -42,10 +41,7 @@ CHUNK_PERIOD_S, REPORT_PERIOD_S = 0.14, 0.02
 
 def main() -> int:
     """Measure, print, write JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('--json', type=Path, metavar='FILE', help='write the results to FILE')
+    parser = record.make_parser(__doc__)
     parser.add_argument('--embodiment', default='agibot_g1', choices=embodiment.list_robots())
     parser.add_argument('--seconds', type=float, default=30.0, help='(default: %(default)s)')
     parser.add_argument(
@@ -77,17 +73,13 @@ def main() -> int:
         for process in beside:
             process.terminate()
             process.join()
-    print(record.format_table([row], list(row)))
-    if options.json:
-        record.write_report(
-            options.json,
-            {
-                'question': 'lateness of the motion loop',
-                'burners': options.burners,
-                'load_average_before': before,
-                'rows': [row],
-            },
-        )
+    record.show(
+        options.json,
+        [row],
+        question='lateness of the motion loop',
+        burners=options.burners,
+        load_average_before=before,
+    )
     return 0
 
 

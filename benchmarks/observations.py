@@ -4,7 +4,6 @@ Sources are the simulator, with arms that move slowly around their home position
 recorded on a robot. `./wam engine record-observations` runs this; `calibrate` reads it.
 """
 
-import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / 'src' / package) for package in ('wam_policy', 'wam_sim')]
 
+from wam_policy.command_line import CommandParser
 from wam_policy.core.robot import embodiment
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.workers.export_engine import RecordedObservations
@@ -30,11 +30,7 @@ ObservationSample = tuple[
 
 def main() -> int:
     """Record observations and write them."""
-    parser = argparse.ArgumentParser(
-        prog='./wam engine record-observations',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = CommandParser('./wam engine record-observations', __doc__)
     parser.add_argument('--embodiment', required=True, choices=embodiment.list_robots())
     parser.add_argument('--out', type=Path, required=True, help='.npz')
     parser.add_argument('--bag', type=Path, help='folder of a bag (default: simulate)')

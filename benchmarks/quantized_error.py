@@ -7,7 +7,6 @@ FILE] (./wam engine record-observations writes the file; default: the simulator)
 All variants use the same blocks and queries; float32 is the reference.
 """
 
-import argparse
 import sys
 import tempfile
 import warnings
@@ -33,9 +32,7 @@ Prepare = Callable[[Policy], None]
 
 def main() -> int:
     """Measure, print a table and write JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = record.make_parser(__doc__)
     parser.add_argument('--checkpoint', default='preset:tiny')
     parser.add_argument('--embodiment', default='yam', choices=embodiment.list_robots())
     parser.add_argument('--observations', type=Path)
@@ -43,7 +40,6 @@ def main() -> int:
     parser.add_argument(
         '--blocks', type=int, default=8, help='from the simulator, without --observations'
     )
-    parser.add_argument('--json', type=Path, metavar='FILE')
     options = parser.parse_args()
     warnings.filterwarnings('ignore')
     robot = embodiment.load_embodiment(options.embodiment)
@@ -74,20 +70,17 @@ def main() -> int:
         f'{options.checkpoint}, {options.recipe}, {len(want)} queries of {robot.name}, targets '
         f'move {np.abs(offsets).mean():.4f} rad on average'
     )
-    print(record.format_table(rows, COLUMNS))
-    if options.json:
-        record.write_report(
-            options.json,
-            {
-                'checkpoint': options.checkpoint,
-                'trained': plain.model.is_trained,
-                'embodiment': robot.name,
-                'recipe': options.recipe,
-                'queries': len(want),
-                'mean_offset_rad': float(np.abs(offsets).mean()),
-                'rows': rows,
-            },
-        )
+    record.show(
+        options.json,
+        rows,
+        COLUMNS,
+        checkpoint=options.checkpoint,
+        trained=plain.model.is_trained,
+        embodiment=robot.name,
+        recipe=options.recipe,
+        queries=len(want),
+        mean_offset_rad=float(np.abs(offsets).mean()),
+    )
     return 0
 
 

@@ -1,11 +1,31 @@
-"""Write measurements with their provenance, and format tables."""
+"""Show measurements as tables, and write them with their provenance."""
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from wam_policy.command_line import CommandParser
 from wam_policy.provenance import collect_provenance
+
+
+def make_parser(description: str | None) -> CommandParser:
+    """Return a parser with the option --json."""
+    parser = CommandParser(description=description)
+    parser.add_argument('--json', type=Path, metavar='FILE', help='write the results to FILE')
+    return parser
+
+
+def show(
+    path: Path | None,
+    rows: Sequence[Mapping[str, Any]],
+    columns: Sequence[str] = (),
+    **about: Any,
+) -> None:
+    """Print a table of `columns`, by default of all; write all to `path`, if one is given."""
+    print(format_table(rows, columns or list(rows[0])))
+    if path:
+        write_report(path, {**about, 'rows': rows})
 
 
 def write_report(path: Path, content: Mapping[str, Any]) -> None:

@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 import record
-from record import format_table
+
+from wam_policy.command_line import to_options
 
 ROBOT = 'yam'
 JOINTS_HZ = 100.0
@@ -27,9 +28,7 @@ IMAGE_SIZES = {'640x480': (640, 480), '1280x720': (1280, 720)}
 
 def main() -> int:
     """Measure each load, print a table, write JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = record.make_parser(__doc__)
     parser.add_argument('--seconds', type=float, default=20.0, help='(default: %(default)s)')
     parser.add_argument(
         '--hz',
@@ -42,16 +41,13 @@ def main() -> int:
     parser.add_argument(
         '--images', nargs='+', default=['jpeg'], choices=('jpeg', 'raw', 'compressed')
     )
-    parser.add_argument('--json', type=Path, metavar='FILE', help='write the results to FILE')
     parser.add_argument('--publish', type=float, metavar='HZ', help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.publish:
         run_robot(options.publish, IMAGE_SIZES[options.size])
         return 0
     rows = [measure_load(images, hz, options) for images in options.images for hz in options.hz]
-    print(format_table(rows, list(rows[0])))
-    if options.json:
-        record.write_report(options.json, {'rows': rows})
+    record.show(options.json, rows)
     return 0
 
 
@@ -105,20 +101,10 @@ def make_image(size: tuple[int, int]) -> np.ndarray:
 def measure_load(images: str, camera_hz: float, options: argparse.Namespace) -> dict:
     """Record at one load and count missing messages."""
     with tempfile.TemporaryDirectory() as folder:
+        given = {'robot': ROBOT, 'out': folder, 'images': images, 'instruction': 'wave'}
         command = [
-            sys.executable,
-            '-m',
-            'wam_policy.nodes.recorder.record_command',
-            '--robot',
-            ROBOT,
-            '--folder',
-            folder,
-            '--images',
-            images,
-            '--instruction',
-            'wave',
-            '--seconds',
-            str(options.seconds),
+            *(sys.executable, '-m', 'wam_policy.nodes.recorder.record_command'),
+            *to_options(given | {'seconds': options.seconds}),
         ]
         robot = subprocess.Popen(
             [sys.executable, __file__, '--publish', str(camera_hz), '--size', options.size]

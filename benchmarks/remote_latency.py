@@ -9,14 +9,13 @@ client sends queries without a pause.
 
 import argparse
 import asyncio
-import math
 import re
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'src' / 'wam_policy')]
 
 from benchmarks import record
+from benchmarks.worker_roundtrip import serve_echo, time_rounds
+from wam_policy.command_line import to_options
 from wam_policy.core.robot import checkpoints, embodiment
 from wam_policy.servers import handshake, server_profile
 from wam_policy.servers.request_queue import RequestQueue
@@ -37,18 +38,15 @@ from wam_policy.workers import protocol
 from wam_policy.workers.supervisor import WorkerSpec, WorkerState, WorkerSupervisor
 from wam_policy.workers.worker_process import make_worker_environment
 
-WARMUP_ROUNDS = 10  # not counted
 IMAGE_SIZES = ((320, 176), (640, 480))
 ROBOT_NAME = 'agibot_g1'
+WORKER_MODULE = 'wam_policy.servers.run_remote_worker'
 TARGETS_SHAPE = (24, 16)  # rows, commanded joints of the robot
 
 
 def main() -> int:
     """Measure, print tables, write JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('--json', type=Path, metavar='FILE', help='write the results to FILE')
+    parser = record.make_parser(__doc__)
     parser.add_argument('--rounds', type=int, default=300, help='measured (default: %(default)s)')
     parser.add_argument('--checkpoint', default='mini', help='(default: %(default)s)')
     parser.add_argument('--steps', type=int, default=1, help='network calls per query and branch')
@@ -61,7 +59,7 @@ def main() -> int:
     options = parser.parse_args()
     options.checkpoint = checkpoints.resolve_checkpoint(options.checkpoint)
     if options.echo == 'wire':
-        serve_wire_echo(socket.socket(fileno=options.fd))
+        serve_echo(socket.socket(fileno=options.fd))
         return 0
     if options.echo == 'server':
         asyncio.run(run_echo_server())
@@ -79,17 +77,6 @@ def main() -> int:
             },
         )
     return 0
-
-
-def serve_wire_echo(end: socket.socket) -> None:
-    """Answer every message on the socket with a chunk of the usual size."""
-    chunk = {'targets': np.zeros(TARGETS_SHAPE), 'reference': np.zeros(TARGETS_SHAPE[1])}
-    while True:
-        try:
-            request = protocol.receive(end)
-        except protocol.PeerClosed:
-            return
-        protocol.send(end, protocol.WorkerMessage('chunk', dict(request.fields), chunk))
 
 
 class ZeroBackend:
@@ -185,21 +172,16 @@ def measure_latency(size: tuple[int, int], rounds: int) -> list[dict]:
     )
     with run_server(__file__, '--echo', 'server') as address:
         remote = time_worker(
-            (
-                '-m',
-                'wam_policy.servers.run_remote_worker',
-                '--server',
-                address,
-                '--embodiment',
-                ROBOT_NAME,
-            ),
+            ('-m', WORKER_MODULE, '--server', address, '--embodiment', ROBOT_NAME),
             [reset, commit],
             query,
             rounds,
         )
     rows = []
     for name, taken_ms in (('direct', direct), ('remote', remote)):
-        rows.append({'what': f'3 x {size[0]}x{size[1]}, {name}', **summarize_latency(taken_ms)})
+        median_ms, p99_ms = np.percentile(taken_ms, [50, 99]).tolist()
+        what = f'3 x {size[0]}x{size[1]}, {name}'
+        rows.append({'what': what, 'median_ms': median_ms, 'p99_ms': p99_ms})
         print('{what:<28} median {median_ms:6.2f} ms   p99 {p99_ms:6.2f} ms'.format(**rows[-1]))
     added = {key: rows[1][key] - rows[0][key] for key in ('median_ms', 'p99_ms')}
     print(f'{"added":<28} median {added["median_ms"]:6.2f} ms   p99 {added["p99_ms"]:6.2f} ms')
@@ -238,33 +220,13 @@ def time_worker(
         program.wait(10)
 
 
-def time_rounds(call: Callable[[], None], rounds: int) -> list[float]:
-    taken_ms = []
-    for _ in range(WARMUP_ROUNDS + rounds):
-        start_s = time.perf_counter()
-        call()
-        taken_ms.append(1e3 * (time.perf_counter() - start_s))
-    return taken_ms[WARMUP_ROUNDS:]
-
-
-def summarize_latency(taken_ms: list[float]) -> dict[str, float]:
-    ordered = sorted(taken_ms)
-    return {
-        'median_ms': ordered[len(ordered) // 2],
-        'p99_ms': ordered[math.ceil(0.99 * len(ordered)) - 1],
-    }
-
-
 def measure_throughput(options: argparse.Namespace) -> list[dict]:
     """Measure chunks per second of one model: locally, and remotely with 1, 2 and 4 clients."""
-    model = (
-        '--checkpoint',
-        options.checkpoint,
-        '--embodiment',
-        ROBOT_NAME,
-        '--steps',
-        str(options.steps),
-    )
+    model = {
+        'checkpoint': options.checkpoint,
+        'embodiment': ROBOT_NAME,
+        'steps': options.steps,
+    }
     rows = []
 
     def measure_sessions(what: str, plan: WorkerSpec, sessions: int) -> None:
@@ -282,22 +244,15 @@ def measure_throughput(options: argparse.Namespace) -> list[dict]:
         )
 
     devices = tuple(options.devices.split(','))
-    measure_sessions('local workers', WorkerSpec(devices, model, guided=len(devices) > 1), 1)
-    with run_server(
-        '-m',
-        'wam_policy.servers.serve',
-        *model,
-        '--devices',
-        options.devices,
-        '--port',
-        '0',
-        '--quiet',
-    ) as address:
+    local = WorkerSpec(devices, tuple(to_options(model)), guided=len(devices) > 1)
+    measure_sessions('local workers', local, 1)
+    served = to_options(model | {'devices': options.devices, 'port': 0, 'quiet': True})
+    with run_server('-m', 'wam_policy.servers.serve', *served) as address:
         remote = WorkerSpec(
             ('cpu',),
             ('--server', address, '--embodiment', ROBOT_NAME),
             guided=False,
-            program=(sys.executable, '-m', 'wam_policy.servers.run_remote_worker'),
+            program=(sys.executable, '-m', WORKER_MODULE),
         )
         for sessions in (1, 2, 4):
             measure_sessions(f'{sessions} sessions', remote, sessions)

@@ -33,13 +33,15 @@ BF16, FLOAT = 2, 4  # bytes
 ADAM_STATES = 2  # float32, per trained value
 FLOAT_COPIES = 2  # float32: gradient and averaged weights, per trained value
 MAX_SCORES_BYTES = 2e9  # on a CPU, with all attention scores; longer windows are not measured
+COLUMNS = (
+    *('blocks', 'tokens', 'layer_TFLOP', 'step_TFLOP', 'layer_s', 'layer_TFLOP/s', 'kept_GB'),
+    *('layer_saved_GB', 'total_GB', 'step_s', 'estimated_step_s'),
+)
 
 
 def main() -> int:
     """Measure, print a table and write JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = record.make_parser(__doc__)
     parser.add_argument('--preset', choices=tuple(PRESETS), default='dreamzero_14b')
     parser.add_argument('--device', default='cuda:0' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--rank', type=int, default=4)
@@ -55,7 +57,6 @@ def main() -> int:
         metavar='TFLOP/S',
         help='assumed rate of a GPU for the estimate (default: %(default)s)',
     )
-    parser.add_argument('--json', type=Path, metavar='FILE')
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
@@ -82,26 +83,7 @@ def main() -> int:
     }
     print(', '.join(f'{name} {value}' for name, value in head.items() if name != 'memory'))
     print(', '.join(f'{name} {value}' for name, value in head['memory'].items()))
-    print(
-        record.format_table(
-            rows,
-            (
-                'blocks',
-                'tokens',
-                'layer_TFLOP',
-                'step_TFLOP',
-                'layer_s',
-                'layer_TFLOP/s',
-                'kept_GB',
-                'layer_saved_GB',
-                'total_GB',
-                'step_s',
-                'estimated_step_s',
-            ),
-        )
-    )
-    if options.json:
-        record.write_report(options.json, {**head, 'rows': rows})
+    record.show(options.json, rows, COLUMNS, **head)
     return 0
 
 

@@ -19,20 +19,18 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'src' / 'wam_policy')]
 
 from benchmarks import record
+from wam_policy.command_line import to_options
 from wam_policy.core.robot import embodiment
 from wam_policy.workers import protocol
 from wam_policy.workers.supervisor import WorkerSpec, WorkerState, WorkerSupervisor
 from wam_policy.workers.worker_process import make_worker_environment
 
-WARMUP_ROUNDS = 5  # not counted
+WARMUP_ROUNDS = 10  # not counted
 
 
 def main() -> int:
     """Measure, print a table, write JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('--json', type=Path, metavar='FILE', help='write the results to FILE')
+    parser = record.make_parser(__doc__)
     parser.add_argument('--checkpoint', default='preset:tiny', help='(default: %(default)s)')
     parser.add_argument('--embodiment', default='agibot_g1', choices=embodiment.list_robots())
     parser.add_argument(
@@ -48,6 +46,7 @@ def main() -> int:
         return 0
     rows = [measure_wire(options.rounds)]
     both = tuple(options.devices)
+    model = {name: getattr(options, name) for name in ('checkpoint', 'embodiment', 'steps')}
     plans: dict[str, tuple[tuple[str, ...], bool, tuple[int, ...]]] = {
         'one worker, no guidance': (both[:1], False, ()),
         'one worker': (both[:1], True, ()),
@@ -59,16 +58,7 @@ def main() -> int:
     for name, (devices, guided, cores) in plans.items():
         plan = WorkerSpec(
             devices,
-            (
-                '--checkpoint',
-                options.checkpoint,
-                '--embodiment',
-                options.embodiment,
-                '--steps',
-                str(options.steps),
-                '--guidance-scale',
-                '5' if guided else '1',
-            ),
+            tuple(to_options(model | {'guidance_scale': 5 if guided else 1})),
             guided,
             cores=cores,
         )
@@ -110,7 +100,7 @@ def measure_wire(rounds: int) -> dict:
         protocol.receive(near, 10)
 
     with near:
-        row = time_rounds('socket: 2.8 MB request, chunk as answer', round_trip, rounds)
+        row = summarize('socket: 2.8 MB request, chunk as answer', time_rounds(round_trip, rounds))
     child.wait()
     return row
 
@@ -165,7 +155,7 @@ def measure_queries(
             ('query with newest frames', gray_frames('newest', 1)),
         ):
             stages.clear()
-            row = time_rounds(f'{name}: {what}', make_query(arrays), rounds)
+            row = summarize(f'{name}: {what}', time_rounds(make_query(arrays), rounds))
             row['stages_ms'] = {
                 stage: round(float(np.median([each[stage] for each in stages[WARMUP_ROUNDS:]])), 3)
                 for stage in stages[0]
@@ -174,21 +164,25 @@ def measure_queries(
     return rows
 
 
-def time_rounds(name: str, call: Callable[[], None], rounds: int) -> dict:
-    """Return latency statistics of `rounds` calls after a warm-up."""
+def time_rounds(call: Callable[[], None], rounds: int) -> list[float]:
+    """Return the time of `rounds` calls after a warm-up, ms."""
     taken_ms = []
-    for number in range(WARMUP_ROUNDS + rounds):
+    for _ in range(WARMUP_ROUNDS + rounds):
         start_s = time.perf_counter()
         call()
-        if number >= WARMUP_ROUNDS:
-            taken_ms.append(1e3 * (time.perf_counter() - start_s))
+        taken_ms.append(1e3 * (time.perf_counter() - start_s))
+    return taken_ms[WARMUP_ROUNDS:]
+
+
+def summarize(name: str, taken_ms: list[float]) -> dict:
+    """Return a row of latency statistics."""
     p50, p99 = np.percentile(taken_ms, [50, 99])
     return {
         'name': name,
         'p50_ms': round(float(p50), 3),
         'p99_ms': round(float(p99), 3),
         'worst_ms': round(max(taken_ms), 3),
-        'rounds': rounds,
+        'rounds': len(taken_ms),
     }
 
 

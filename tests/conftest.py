@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from itertools import count
+from typing import Any
 
 import pytest
 
@@ -74,6 +75,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if 'slow' in item.keywords:
             item.add_marker(skipped)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from tests.stack_scheduler import StackScheduling
+
+    return StackScheduling(config, log)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

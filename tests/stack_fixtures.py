@@ -1,7 +1,6 @@
 """Stacks for tests: a whole launch, or its nodes one by one."""
 
-import fcntl
-import os
+import contextlib
 import subprocess
 import sys
 import threading
@@ -25,12 +24,13 @@ from wam_policy.nodes.run_node import ExecutorThread
 from wam_tools.launch_process import LaunchProcess
 from wam_tools.stack_node import StackNode
 
-MIN_SHARED_CORES = 6  # with fewer, two stacks at once disturb each other's timing
 MAX_JUMP_RATIO = 1.5  # of the way that the velocity limit allows per sample
 
 
 class StackProbe(StackNode):
     """Listen to a stack from outside and speak to it as a user would."""
+
+    launch: LaunchProcess  # where it is known
 
     def __init__(self, robot):
         self.policy_states, self.chunks, self.motion_reasons = [], [], []
@@ -110,20 +110,8 @@ class StackProbe(StackNode):
 
 
 @pytest.fixture(scope='module', autouse=True)
-def isolate_ros_domain(request, ros_domain, tmp_path_factory):
-    """Run each file in a ROS domain of its own, in CI on few cores one whole stack at a time.
-
-    Two stacks at once take all of two slow cores: what they then measure is each other. Files
-    without the mark `stack` start at most a few nodes and do not wait.
-    """
-    starts_stack = request.node.get_closest_marker('stack') is not None
-    if not os.environ.get('CI') or not starts_stack or (os.cpu_count() or 1) >= MIN_SHARED_CORES:
-        yield
-        return
-    # beside the folders of all processes of this run
-    with open(tmp_path_factory.getbasetemp().parent / 'ros.lock', 'w') as turn:
-        fcntl.flock(turn, fcntl.LOCK_EX)
-        yield
+def isolate_ros_domain(ros_domain):
+    """Run each file in a ROS domain of its own."""
 
 
 @pytest.fixture(scope='module')
@@ -201,6 +189,27 @@ def _make_set_event():
     event = threading.Event()
     event.set()
     return event
+
+
+@contextlib.contextmanager
+def run_remote_stack(launched, robot, profile, address):
+    """Give the probe of a simulated robot that holds its pose and has found its policy server."""
+    probe = StackProbe(robot)
+    probe.launch = launched(
+        robot,
+        'sim:=true',
+        'camera_size:=160',
+        'backend:=remote',
+        f'server:={address}',
+        f'server_profile:={profile}',
+    )
+    try:
+        probe.wait(lambda: probe.policy.state_name == 'IDLE', 'the server was not found', 90)
+        probe.wait_motion('HOLDING')
+        yield probe
+    finally:
+        probe.close()
+        probe.launch.stop(threading.Event())
 
 
 def use_server(stage, profile, address):

@@ -12,7 +12,6 @@ numpy and safetensors; that part also diffusers, transformers, yaml, scipy. 14B 
 CPU (--dry-run), never on a GPU by this project.
 """
 
-import argparse
 import importlib
 import json
 import multiprocessing
@@ -35,6 +34,7 @@ import torch
 
 from benchmarks import record
 from benchmarks.first_gpu_run import gpu_parts
+from wam_policy.command_line import CommandParser
 from wam_policy.provenance import collect_provenance
 
 TOTAL_S = 480.0
@@ -147,11 +147,7 @@ PARTS = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run every part that is not complete yet; print the table. 1 if a part failed."""
-    parser = argparse.ArgumentParser(
-        prog='benchmarks/gpu.sh',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = CommandParser('benchmarks/gpu.sh', __doc__)
     parser.add_argument(
         'folder', type=Path, nargs='?', default=ROOT / 'docs/reference/benchmarks/gpu'
     )

@@ -5,7 +5,6 @@ and reports when each phase was reached (StartUpPhases of wam_tools.run_metrics)
 after a build compiles kernels; it is listed and does not count in the median.
 """
 
-import argparse
 import json
 import os
 import statistics
@@ -14,6 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from wam_policy.command_line import CommandParser
 from wam_policy.provenance import collect_provenance
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,13 +57,12 @@ def summarize(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description='Measure the start-up of the demo')
+    parser = CommandParser(description='Measure the start-up of the demo')
     parser.add_argument('--robot', default='agibot_g1')
     parser.add_argument('--rounds', type=int, default=5, help='after the first; default 5')
     parser.add_argument('--output', type=Path, help='write the figures as JSON')
     options = parser.parse_args()
-    if options.rounds < 1:
-        parser.error(f'--rounds: want 1 or more, got {options.rounds}')
+    parser.require_positive(options, 'rounds')
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for number in range(options.rounds + 1):

@@ -4,7 +4,14 @@ setup(
     name='wam_tools',
     version='0.1.0',
     packages=find_packages(),
-    package_data={'wam_tools': ['episode_view/*.html']},
+    package_data={
+        'wam_tools': [
+            'episode_view/*.html',
+            'can_emulation/driver/*.py',
+            'can_emulation/driver/i2rt/*.py',
+            'can_emulation/driver/i2rt/*/*.py',
+        ]
+    },
     data_files=[
         ('share/ament_index/resource_index/packages', ['resource/wam_tools']),
         ('share/wam_tools', ['package.xml']),

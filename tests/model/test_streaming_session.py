@@ -8,28 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.model import toy_network
 from wam_policy.model.network.cfg import CfgRole
-from wam_policy.model.network.model_config import ModelConfig, get_preset
+from wam_policy.model.network.model_config import ModelConfig
 from wam_policy.model.network.video_action_dit import VideoActionDiT
 from wam_policy.model.released_session import ReleasedSession
 from wam_policy.model.sampling.sampler import SAMPLERS, SamplingConfig
 from wam_policy.model.streaming_session import InferenceContext, StreamingSession
 
-CONFIG = replace(
-    get_preset('tiny'),
-    dim=48,
-    heads=2,
-    layers=2,
-    ffn_dim=64,
-    latent_size=(2, 4),
-    text_len=4,
-    text_dim=8,
-    actions_per_block=4,
-    action_dim=3,
-    state_dim=5,
-    action_hidden=16,
-    latent_channels=3,
-)
+CONFIG = replace(toy_network.CONFIG, dim=48, ffn_dim=64, frames_per_block=1)
 WITH_IMAGE = replace(
     CONFIG, frames_per_block=2, image_context=True, image_dim=6, condition_channels=5
 )
@@ -79,8 +66,7 @@ def frames(seed: int, count: int) -> Tensor:
 
 
 def model(config: ModelConfig = CONFIG) -> VideoActionDiT:
-    torch.manual_seed(0)
-    return VideoActionDiT(config).eval().requires_grad_(False)
+    return toy_network.make_model(config)
 
 
 def pixels(canvas: Tensor) -> Tensor:

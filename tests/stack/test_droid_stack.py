@@ -18,7 +18,7 @@ from openpi_client import msgpack_numpy
 from examples import scripted_droid_server
 from tests.servers.fake_engine import ServerThread
 from tests.servers.released_double import FakeProfileServer
-from tests.stack_fixtures import StackProbe, use_server
+from tests.stack_fixtures import run_remote_stack, use_server
 
 pytestmark = [pytest.mark.ros, pytest.mark.stack, pytest.mark.timeout(180)]
 SWAY_RAD = 0.08
@@ -62,23 +62,9 @@ def scripted():
 
 @pytest.fixture(scope='module')
 def stage(launched, scripted):
-    launch = launched(
-        'droid',
-        'sim:=true',
-        'camera_size:=160',
-        'backend:=remote',
-        f'server:=ws://127.0.0.1:{scripted.port}',
-        'server_profile:=openpi',
-    )
-    probe = StackProbe('droid')
-    probe.launch = launch
-    try:
-        probe.wait(lambda: probe.policy.state_name == 'IDLE', 'the server was not found', 90)
-        probe.wait_motion('HOLDING')
+    address = f'ws://127.0.0.1:{scripted.port}'
+    with run_remote_stack(launched, 'droid', 'openpi', address) as probe:
         yield probe
-    finally:
-        probe.close()
-        launch.stop(threading.Event())
 
 
 def wait_moved(stage, distance_rad):

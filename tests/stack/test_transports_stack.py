@@ -3,15 +3,13 @@
 One stack per robot: policy_node is configured again for each server, as an operator would.
 """
 
-import threading
-
 import numpy as np
 import pytest
 
 rclpy = pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
 from tests.servers.lingbot_double import ROWS, LingBotDouble
 from tests.servers.profile_double import ProfileDouble
-from tests.stack_fixtures import StackProbe, use_server
+from tests.stack_fixtures import run_remote_stack, use_server
 
 pytestmark = [pytest.mark.ros, pytest.mark.stack, pytest.mark.timeout(240)]
 SWAY_RAD = 0.08
@@ -35,23 +33,11 @@ LINGBOT = [('yam', 'lingbot_va_yam'), ('agibot_g1', 'lingbot_va_agibot')]
 def stage(request, launched):
     robot = request.param
     server = ProfileDouble(dict(reversed(DRIVEN))[robot], sway_rad=SWAY_RAD)
-    probe = StackProbe(robot)
-    probe.launch = launched(
-        robot,
-        'sim:=true',
-        'camera_size:=160x120',
-        'backend:=remote',
-        f'server:={server.url}',
-        f'server_profile:={server.profile.name}',
-    )
     try:
-        probe.wait(lambda: probe.policy.state_name == 'IDLE', 'no server found', 90)
-        probe.wait_motion('HOLDING')
-        yield probe
+        with run_remote_stack(launched, robot, server.profile.name, server.url) as probe:
+            yield probe
     finally:
-        probe.close()
         server.close()
-        probe.launch.stop(threading.Event())
 
 
 def wait_moved(stage):

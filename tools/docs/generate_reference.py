@@ -10,7 +10,6 @@ topics and services from the SROS 2 policies.
 import argparse
 import contextlib
 import dataclasses
-import importlib.util
 import io
 import os
 import re
@@ -23,6 +22,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import yaml
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES_DIR = ROOT / 'docs' / 'reference'
 GENERATED = (
@@ -30,103 +31,7 @@ GENERATED = (
 )
 HELP_COLUMNS = 99
 ROBOTS = ('agibot_g1', 'droid', 'yam')
-# Names below /wam, controllers and vendor topics -> interface type and meaning. A name that the
-# SROS 2 policies hold and this table lacks is an error: it says so when the page is generated.
-INTERFACES: Mapping[str, tuple[str, str]] = {
-    '/camera/<camera>': ('sensor_msgs/Image', 'camera image; `<topic>/compressed` on request'),
-    '/camera/<camera>/camera_info': ('sensor_msgs/CameraInfo', 'calibration, recorded'),
-    '/joint_states': ('sensor_msgs/JointState', 'measured joint positions and velocities'),
-    '/<controller>/joint_trajectory': (
-        'trajectory_msgs/JointTrajectory',
-        'trajectory of one arm or gripper; every one ends at rest',
-    ),
-    '/<controller>/controller_state': (
-        'control_msgs/JointTrajectoryControllerState',
-        'setpoint and speed scaling of the controller; reveals lost commands',
-    ),
-    '/<controller>/commands': (
-        'std_msgs/Float64MultiArray',
-        'position of a gripper in ros2_control, in the units of its joint',
-    ),
-    '/<controller>/list_parameters': ('rcl_interfaces/ListParameters', 'which ones it declares'),
-    '/<controller>/get_parameters': (
-        'rcl_interfaces/GetParameters',
-        'settings that trajectories depend on',
-    ),
-    '/<controller>/follow_joint_trajectory': (
-        'control_msgs/FollowJointTrajectory',
-        'only its status is read: goals of another client are refused',
-    ),
-    '/controller_manager/list_controllers': (
-        'controller_manager_msgs/ListControllers',
-        'which controllers are active, on robots with ros2_control',
-    ),
-    '/sim/status': ('wam_msgs/SimStatus', 'state of the simulated robot and its task'),
-    '/robot_description': ('std_msgs/String', 'URDF of the robot, latched'),
-    '/tf': ('tf2_msgs/TFMessage', 'frames of the links, and of the ghost as `plan/<link>`'),
-    '/tf_static': ('tf2_msgs/TFMessage', 'frames that do not move, latched'),
-    '/wam/plan/joint_states': (
-        'sensor_msgs/JointState',
-        'ghost: where the plan comes to rest; without a plan, as measured',
-    ),
-    '/wam/plan/<side>_path': ('nav_msgs/Path', 'planned path of a tool'),
-    '/wam/plan/markers': (
-        'visualization_msgs/MarkerArray',
-        'planned paths of the tools, the part that is over in gray',
-    ),
-    '/wam/plan/contacts': (
-        'visualization_msgs/MarkerArray',
-        'first contact that the newest chunk leads to, with its name and time',
-    ),
-    '/sim/objects': ('visualization_msgs/MarkerArray', 'objects on the table, for viewers'),
-    '/wam/instruction': ('std_msgs/String', 'instruction; empty: stop and hold'),
-    '/wam/action_chunk': ('wam_msgs/ActionChunk', 'one predicted chunk of joint targets'),
-    '/wam/predicted_video': (
-        'sensor_msgs/Image',
-        'predicted frames; published only with a subscriber',
-    ),
-    '/wam/status': ('wam_msgs/PolicyStatus', 'state, latency by stage, memory, reason'),
-    '/wam/motion_status': ('wam_msgs/MotionStatus', 'state, limits, counters, reason'),
-    '/wam/deadman': ('std_msgs/Bool', 'lease of 0.2 s; only with `use_deadman`'),
-    '/wam/joy': ('sensor_msgs/Joy', 'dead-man and e-stop button of a joystick, if used'),
-    '/wam/estop_signal': (
-        'std_msgs/Empty',
-        'fastest stop, latched, as the service `/wam/estop`; works from every RMW',
-    ),
-    '/wam/driver_status': (
-        'wam_msgs/DriverStatus',
-        'faults, warnings and checks that the driver cannot make',
-    ),
-    '/wam/robot_fault': ('std_msgs/String', 'fault that the driver reports; empty: none'),
-    '/sim/reset': ('std_srvs/Trigger', 'show the next scene; the arms keep their motion'),
-    '/wam/motion/dry_run_trajectory': (
-        'trajectory_msgs/JointTrajectory',
-        'trajectories that motion_node would send; dry run only',
-    ),
-    '/wam/enable': ('std_srvs/SetBool', 'true: start moving the robot; false: ramp down'),
-    '/wam/reload': ('wam_msgs/Reload', 'restart the workers, optionally with other weights'),
-    '/wam/run': ('wam_msgs/RunInstruction', 'follow one instruction until an outcome'),
-    '/wam/record': ('wam_msgs/RecordEpisode', 'record one episode'),
-    '/wam/episode': ('wam_msgs/EpisodeStatus', 'state of the recorder'),
-    '/wam/recorder/start': ('wam_msgs/StartEpisode', 'start an episode'),
-    '/wam/recorder/stop': ('wam_msgs/StopEpisode', 'stop it; keep or discard'),
-    '/wam/stream/release': ('std_srvs/Trigger', 'let down arms that only this node holds'),
-    '/hal/<part>': ('vendor message', 'state of the AgiBot G1 through its GDK'),
-    '/wbc/<part>_command': ('sensor_msgs/JointState', 'setpoints to the AgiBot G1 GDK'),
-}
-SERVED_AND_PUBLISHED = {  # one name, two interfaces
-    ('topic', '/wam/estop'): ('std_msgs/Bool', 'whether a stop is latched'),
-    ('service', '/wam/estop'): ('std_srvs/Trigger', 'fastest stop, latched'),
-    ('service', '/wam/reset'): (
-        'std_srvs/Trigger',
-        'release a latched stop; false where there is none',
-    ),
-}
-SIM_SERVICES = {
-    '/sim/reset': ('std_srvs/Trigger', 'show the next scene; the arms keep their motion'),
-    '/sim/begin': ('wam_msgs/BeginEpisode', 'show the scene of a seed, with goals to watch'),
-    '/sim/recount': ('std_srvs/Trigger', 'set the worst-case metrics of /sim/status to zero'),
-}
+INTERFACES = yaml.safe_load(Path(__file__).with_name('interfaces.yaml').read_text())
 
 
 def make_parameters_page() -> str:
@@ -184,17 +89,7 @@ def _describe_field(meta: Mapping[str, Any]) -> str:
 
 
 def make_launch_page() -> str:
-    """Return the launch arguments, from stack.launch.py."""
-    from launch import LaunchContext
-    from launch.actions import DeclareLaunchArgument
-    from launch.substitutions import LaunchConfiguration, TextSubstitution
-
-    os.environ.pop('WAM_ROBOT', None)
-    path = ROOT / 'src/wam_bringup/launch/stack.launch.py'
-    spec = importlib.util.spec_from_file_location('stack_launch', path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    """Return the launch arguments."""
     lines = [
         '# Launch arguments',
         '',
@@ -207,23 +102,14 @@ def make_launch_page() -> str:
         '| argument | default | meaning |',
         '|---|---|---|',
     ]
-    for action in module.generate_launch_description().entities:
-        if not isinstance(action, DeclareLaunchArgument):
-            continue
-        parts = []
-        for part in action.default_value or ():
-            if isinstance(part, TextSubstitution):
-                parts.append(part.text)
-            elif isinstance(part, LaunchConfiguration):
-                parts.append(f'as {part.variable_name[0].perform(LaunchContext())}')
-            else:
-                parts.append('wam_bringup/config/stack.yaml')
-        text = re.sub(
-            r'\. Valid choices are: \[(.*)\]',
-            lambda found: f'. One of {found[1]}'.replace("'", ''),
-            action.description.rstrip('.'),
-        )
-        lines.append(f'| `{action.name}` | {_format_value("".join(parts))} | {_escape(text)} |')
+    path = ROOT / 'src/wam_bringup/launch/arguments.yaml'
+    for name, argument in yaml.safe_load(path.read_text()).items():
+        default = argument['default'].replace('$(find-pkg-share wam_bringup)', 'wam_bringup')
+        default = re.sub(r'\$\(var (\w+)\)', r'as \1', default)
+        text = argument['description'].rstrip('.')
+        if 'choices' in argument:
+            text += f'. One of {", ".join(argument["choices"])}'
+        lines.append(f'| `{name}` | {_format_value(default)} | {_escape(text)} |')
     return '\n'.join(lines) + '\n'
 
 
@@ -316,13 +202,13 @@ def make_topics_page() -> str:
     lines += ['', '## Services and actions', '', '| name | type | served by | meaning |']
     lines += ['|---|---|---|---|']
     for (kind, name), roles in sorted(rows.items()):
-        if kind != 'topic' and name not in SIM_SERVICES:
+        if kind != 'topic' and name not in INTERFACES['simulator']:
             type_name, text = find_interface(kind, name)
             servers = roles.get('reply', set()) | roles.get('execute', set())
             node = ', '.join(sorted(servers)) or 'ros2_control'
             suffix = ' (action)' if kind == 'action' else ''
             lines.append(f'| `{name}`{suffix} | `{type_name}` | {node} | {text} |')
-    for name, (type_name, text) in SIM_SERVICES.items():
+    for name, (type_name, text) in INTERFACES['simulator'].items():
         lines.append(f'| `{name}` | `{type_name}` | sim | {text} |')
     return '\n'.join(lines) + '\n'
 
@@ -362,10 +248,10 @@ def generalize_name(name: str) -> str:
 
 
 def find_interface(kind: str, name: str) -> tuple[str, str]:
-    """Return type and meaning of a name; KeyError says what to add to INTERFACES."""
-    found = SERVED_AND_PUBLISHED.get((kind, name)) or INTERFACES.get(name)
+    """Return type and meaning of a name; KeyError says what to add to interfaces.yaml."""
+    found = INTERFACES.get(kind, {}).get(name) or INTERFACES['all'].get(name)
     if found is None:
-        raise KeyError(f'{kind} {name}: add its type and meaning to INTERFACES in {__file__}')
+        raise KeyError(f'{kind} {name}: add its type and meaning to interfaces.yaml')
     return found
 
 

@@ -13,11 +13,13 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from launch import LaunchContext, LaunchDescription
+from launch import Action, LaunchContext, LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
     EmitEvent,
@@ -30,23 +32,21 @@ from launch.conditions import IfCondition, UnlessCondition
 from launch.event_handlers import OnProcessIO
 from launch.events import matches_action
 from launch.events.process import ProcessExited, ProcessIO
+from launch.frontend.parse_substitution import parse_substitution
 from launch.logging import get_logger
-from launch.substitutions import LaunchConfiguration, NotEqualsSubstitution, PathJoinSubstitution
+from launch.substitutions import LaunchConfiguration, NotEqualsSubstitution
 from launch_ros.actions import LifecycleNode, Node
 from launch_ros.event_handlers import OnStateTransition
 from launch_ros.events.lifecycle import ChangeState
 from launch_ros.parameter_descriptions import ParameterFile
 from launch_ros.ros_adapters import get_ros_node
-from launch_ros.substitutions import FindPackageShare
 from lifecycle_msgs.msg import Transition
 
 DIAGNOSTICS_PERIOD_S = 1.0
 # of wam_policy.nodes.run_node: what a node prints, and its exit status, after it has looked for
 # another node of its name
 IS_SOLE_NODE, ALREADY_RUNNING = b'is the only node of its name', 3
-BOOLEANS = ['true', 'false']
 SIM = LaunchConfiguration('sim')
-NAMESPACE = LaunchConfiguration('namespace')
 # old name -> new name, accepted for one release
 DEPRECATED_ARGUMENTS = {
     'flavour': 'server_profile',
@@ -54,265 +54,83 @@ DEPRECATED_ARGUMENTS = {
     'record_folder': 'record_dir',
 }
 RECORDER_ENABLED = NotEqualsSubstitution(LaunchConfiguration('record'), 'false')
+COMMON: Mapping[str, Any] = {  # of all nodes
+    'output': 'screen',
+    'parameters': [ParameterFile(LaunchConfiguration('params_file'), allow_substs=True)],
+    'ros_arguments': ['--log-level', LaunchConfiguration('log_level')],
+}
 
 
 def generate_launch_description() -> LaunchDescription:
-    arguments = [
-        DeclareLaunchArgument(
-            'sim',
-            choices=BOOLEANS,
-            default_value='false' if os.environ.get('WAM_ROBOT') else 'true',
-            description='Simulate the robot. False where the environment variable WAM_ROBOT is '
-            'set, as it should be on a machine that is wired to one',
-        ),
-        DeclareLaunchArgument(
-            'enable_motion',
-            choices=BOOLEANS,
-            default_value=SIM,
-            description='Let the robot move; otherwise motion_node only publishes a dry run. '
-            'True in simulation, false on a real robot',
-        ),
-        DeclareLaunchArgument(
-            'joy_deadman_button',
-            default_value='-1',
-            description='Button of the joystick (topic joy) that must be held while the robot '
-            'moves, counted from 0; letting it go disables. -1: none',
-        ),
-        DeclareLaunchArgument(
-            'joy_estop_button',
-            default_value='-1',
-            description='Button of the joystick (topic joy) that latches the e-stop. -1: none',
-        ),
-        DeclareLaunchArgument(
-            'backend',
-            default_value='local',
-            choices=['local', 'remote'],
-            description='Where inference runs: workers on this machine, or a policy server',
-        ),
-        DeclareLaunchArgument(
-            'server',
-            default_value='',
-            description='Address of the policy server: ws://, http:// or zmq+tcp://host:port, as '
-            'its profile needs it. Its token, if it requires one, is read from the environment '
-            'variable WAM_TOKEN',
-        ),
-        DeclareLaunchArgument(
-            'server_profile',
-            default_value='',
-            description='Wire format of the policy server: dreamzero_agibot, openpi_yam, ..., '
-            "or a .yaml file. Empty: the DreamZero protocol with the robot's keys",
-        ),
-        DeclareLaunchArgument(
-            'checkpoint',
-            default_value='mini',
-            description='Weights: a folder, mini for the shipped model, or preset:<name> for '
-            'random weights',
-        ),
-        DeclareLaunchArgument(
-            'base',
-            default_value='',
-            description='Complete checkpoint that the adapters (LoRA) in checkpoint were trained '
-            'on: a folder or a shipped model. Empty: checkpoint is complete',
-        ),
-        DeclareLaunchArgument(
-            'devices',
-            default_value='cpu,cpu',
-            description='One device per worker, cpu or cuda:<n>, separated by commas. Two run one '
-            'branch of the guidance each, one runs both',
-        ),
-        DeclareLaunchArgument(
-            'guidance_scale',
-            default_value='0.0',
-            description='Scale of the classifier-free guidance, 1.0 to 20.0. 1.0 disables it; '
-            '0.0: the default of the checkpoint, else 5.0',
-        ),
-        DeclareLaunchArgument(
-            'steps',
-            default_value='0',
-            description='Denoising steps per query, 0 to 100, each a network evaluation; 0: the '
-            'default of the checkpoint, else that of the sampler',
-        ),
-        DeclareLaunchArgument(
-            'seed',
-            default_value='0',
-            description='Seed of the sampling noise and of the simulated scene',
-        ),
-        DeclareLaunchArgument(
-            'worker_python',
-            default_value='',
-            description='Python interpreter of the workers, if torch is installed in a separate '
-            'environment. Empty: that of the nodes',
-        ),
-        DeclareLaunchArgument(
-            'stream_python',
-            default_value='',
-            description='Python interpreter of stream_node, if the driver of the robot is '
-            'installed in a separate environment. Empty: that of the nodes',
-        ),
-        DeclareLaunchArgument(
-            'camera_size',
-            default_value='320',
-            choices=['160', '320', '640', '160x120', '320x240', '640x480'],
-            description='Size of the simulated images in pixels; a width alone keeps the aspect '
-            "ratio of the robot's cameras",
-        ),
-        DeclareLaunchArgument(
-            'camera_hz',
-            default_value='15.0',
-            description='Simulated images per second and camera, 1.0 to 60.0',
-        ),
-        DeclareLaunchArgument(
-            'viewer',
-            default_value='false',
-            choices=BOOLEANS,
-            description='Open a window on the simulated scene',
-        ),
-        DeclareLaunchArgument(
-            'rviz',
-            default_value='false',
-            choices=BOOLEANS,
-            description='Open RViz with the layout of the robot, where RViz is installed',
-        ),
-        DeclareLaunchArgument(
-            'robot_description',
-            default_value='auto',
-            choices=['auto', 'robot_state_publisher', 'description_node', 'none'],
-            description='What publishes /robot_description, /tf and /tf_static. auto: '
-            "robot_state_publisher where installed; none: the robot's driver does",
-        ),
-        DeclareLaunchArgument(
-            'console',
-            choices=BOOLEANS,
-            default_value=SIM,
-            description="Serve the operator's page, http://127.0.0.1:8080. True in simulation",
-        ),
-        DeclareLaunchArgument(
-            'console_address',
-            default_value='127.0.0.1',
-            description="Address of the operator's page; any but 127.0.0.1 needs a token in "
-            'the environment variable WAM_CONSOLE_TOKEN',
-        ),
-        DeclareLaunchArgument(
-            'console_port',
-            default_value='8080',
-            description="Port of the operator's page; the next free one where it is in use",
-        ),
-        DeclareLaunchArgument(
-            'record',
-            default_value='false',
-            choices=['false', 'true', 'manual'],
-            description='Record an episode for every instruction, or, with manual, when a '
-            'service or the action of the recorder requests one',
-        ),
-        DeclareLaunchArgument(
-            'record_dir',
-            default_value='episodes',
-            description='Folder of the episodes, one bag each; nothing else is written there',
-        ),
-        DeclareLaunchArgument(
-            'namespace',
-            default_value='wam',
-            description='Namespace of the nodes and of their topics and services',
-        ),
-        DeclareLaunchArgument(
-            'use_sim_time',
-            default_value='false',
-            choices=BOOLEANS,
-            description='Follow /clock; the simulator then publishes it',
-        ),
-        DeclareLaunchArgument(
-            'log_level',
-            default_value='info',
-            choices=['debug', 'info', 'warn', 'error'],
-            description='Lowest level of log messages of all nodes',
-        ),
-        DeclareLaunchArgument(
-            'params_file',
-            default_value=PathJoinSubstitution(
-                [FindPackageShare('wam_bringup'), 'config', 'stack.yaml']
-            ),
-            description='Parameters of all nodes. A copy may fix values that arguments choose',
-        ),
-    ]
-    common: dict[str, Any] = {
-        'output': 'screen',
-        'parameters': [ParameterFile(LaunchConfiguration('params_file'), allow_substs=True)],
-        'ros_arguments': ['--log-level', LaunchConfiguration('log_level')],
-        'on_exit': on_node_exit,
-    }
-    optional: dict[str, Any] = {**common, 'on_exit': on_optional_node_exit}
-    sim = Node(
-        package='wam_sim', executable='sim_node', name='sim', condition=IfCondition(SIM), **common
-    )
-    stream = LifecycleNode(
-        package='wam_policy',
-        executable='stream_node',
-        arguments=['--python', LaunchConfiguration('stream_python')],
-        name='stream',
-        namespace=NAMESPACE,
-        condition=UnlessCondition(SIM),
-        **common,
-    )
-    motion = LifecycleNode(
-        package='wam_policy',
-        executable='motion_node',
-        name='motion',
-        namespace=NAMESPACE,
-        **common,
-    )
-    policy = LifecycleNode(
-        package='wam_policy',
-        executable='policy_node',
-        name='policy',
-        namespace=NAMESPACE,
-        **common,
-    )
-    recorder = LifecycleNode(
-        package='wam_policy',
-        executable='recorder_node',
-        name='recorder',
-        namespace=NAMESPACE,
-        condition=IfCondition(RECORDER_ENABLED),
-        **optional,
-    )
-    description = LifecycleNode(
-        package='wam_policy',
-        executable='description_node',
-        name='description',
-        namespace=NAMESPACE,
-        **optional,
-    )
-    console = LifecycleNode(
-        package='wam_console',
-        executable='console_node',
-        name='console',
-        namespace=NAMESPACE,
-        condition=IfCondition(LaunchConfiguration('console')),
-        **optional,
-    )
-    # the handlers come first: a fast node must not start before they are registered
     return LaunchDescription(
         [
             OpaqueFunction(function=ignore_keyboard_interrupt),
             OpaqueFunction(function=replace_deprecated_arguments),
-            *arguments,
+            *declare_arguments(),
             OpaqueFunction(function=set_deprecated_arguments),
-            *make_lifecycle_handlers(stream, 'stream'),
-            *make_lifecycle_handlers(motion, 'motion'),
-            *make_lifecycle_handlers(policy, 'policy'),
-            *make_lifecycle_handlers(recorder, 'recorder', is_essential=False),
-            *make_lifecycle_handlers(description, 'description', is_essential=False),
+            Node(
+                package='wam_sim',
+                executable='sim_node',
+                name='sim',
+                condition=IfCondition(SIM),
+                on_exit=on_node_exit,
+                **COMMON,
+            ),
+            *make_lifecycle_node(
+                'stream',
+                arguments=['--python', LaunchConfiguration('stream_python')],
+                condition=UnlessCondition(SIM),
+            ),
+            *make_lifecycle_node('motion'),
+            *make_lifecycle_node('policy'),
+            *make_lifecycle_node(
+                'recorder', is_essential=False, condition=IfCondition(RECORDER_ENABLED)
+            ),
+            *make_lifecycle_node('description', is_essential=False),
             IncludeLaunchDescription(str(Path(__file__).with_name('viewers.launch.py'))),
-            *make_lifecycle_handlers(console, 'console', is_essential=False),
-            sim,
-            stream,
-            motion,
-            policy,
-            recorder,
-            description,
-            console,
+            *make_lifecycle_node(
+                'console',
+                'wam_console',
+                is_essential=False,
+                condition=IfCondition(LaunchConfiguration('console')),
+            ),
         ]
     )
+
+
+def declare_arguments() -> list[DeclareLaunchArgument]:
+    """Declare what arguments.yaml lists; with WAM_ROBOT in the environment, `sim` is false."""
+    table = yaml.safe_load(Path(__file__).with_name('arguments.yaml').read_text())
+    if os.environ.get('WAM_ROBOT'):
+        table['sim']['default'] = 'false'
+    return [
+        DeclareLaunchArgument(
+            name,
+            default_value=parse_substitution(argument['default']),
+            choices=argument.get('choices'),
+            description=argument['description'],
+        )
+        for name, argument in table.items()
+    ]
+
+
+def make_lifecycle_node(
+    name: str, package: str = 'wam_policy', *, is_essential: bool = True, **options: Any
+) -> list[Action]:
+    """Return the node `name` of the executable `name`_node, behind its handlers.
+
+    The handlers come first: a fast node must not start before they are registered.
+    """
+    node = LifecycleNode(
+        package=package,
+        executable=f'{name}_node',
+        name=name,
+        namespace=LaunchConfiguration('namespace'),
+        on_exit=on_node_exit if is_essential else on_optional_node_exit,
+        **COMMON,
+        **options,
+    )
+    return [*make_lifecycle_handlers(node, name, is_essential), node]
 
 
 def replace_deprecated_arguments(context: LaunchContext) -> None:
@@ -344,7 +162,7 @@ def ignore_keyboard_interrupt(context: LaunchContext) -> None:
 
 
 def make_lifecycle_handlers(
-    node: LifecycleNode, node_name: str, is_essential: bool = True
+    node: LifecycleNode, node_name: str, is_essential: bool
 ) -> list[RegisterEventHandler]:
     """Configure a node when it has started and activate it when it is configured.
 

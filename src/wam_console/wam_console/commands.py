@@ -122,17 +122,11 @@ RobotCommand = (
     | StopEpisode
     | NextScene
 )
-Request = Annotated[
-    RobotCommand | TakeControl | ReleaseControl | ShowPredictions, Field(discriminator='name')
-]
-_ADAPTER: TypeAdapter[RobotCommand | TakeControl | ReleaseControl | ShowPredictions] = TypeAdapter(
-    Request
-)
+Request = RobotCommand | TakeControl | ReleaseControl | ShowPredictions
+_ADAPTER: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator='name')])
 
 
-def parse_request(
-    text: str | bytes,
-) -> RobotCommand | TakeControl | ReleaseControl | ShowPredictions:
+def parse_request(text: str | bytes) -> Request:
     """Return the request in a message of a browser; ValueError if it is none."""
     if len(text) > MAX_MESSAGE_BYTES:
         raise ValueError(f'a message has {len(text)} bytes, at most {MAX_MESSAGE_BYTES} are read')

@@ -59,7 +59,7 @@ class ConsoleNode(LifecycleNode):
         )
         updater = Updater(self)
         updater.setHardwareID('none')
-        self.guard = CallbackGuard(self, updater)
+        self.guard = CallbackGuard(self, updater, release=self._release)
 
     @property
     def subscriptions(self) -> Iterator[Subscription]:
@@ -110,18 +110,6 @@ class ConsoleNode(LifecycleNode):
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._stop_server()
         return super().on_deactivate(state)
-
-    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._release()
-        return super().on_cleanup(state)
-
-    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._release()
-        return super().on_shutdown(state)
-
-    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._release()
-        return super().on_error(state)
 
     def close(self) -> None:
         """Close the page; nothing is sent to the robot."""

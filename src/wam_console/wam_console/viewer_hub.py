@@ -26,6 +26,7 @@ from wam_console.command_executor import CommandResult, OnResult
 from wam_console.commands import (
     Estop,
     ReleaseControl,
+    Request,
     RobotCommand,
     ShowPredictions,
     TakeControl,
@@ -220,7 +221,7 @@ class ViewerHub:
     def _handle(
         self,
         viewer: Viewer,
-        request: RobotCommand | TakeControl | ReleaseControl | ShowPredictions,
+        request: Request,
     ) -> None:
         match request:
             case ShowPredictions(shown=shown):

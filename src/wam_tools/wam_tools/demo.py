@@ -22,8 +22,8 @@ from typing import TextIO
 
 import rclpy
 
+from wam_policy.command_line import CommandParser
 from wam_policy.core.robot import embodiment
-from wam_policy.deprecated_options import replace_deprecated
 from wam_policy.nodes.run_node import ExecutorThread
 from wam_tools import demo_report, stack_launch
 from wam_tools.launch_process import LaunchProcess
@@ -43,8 +43,8 @@ ERASE_LINE = '\r\x1b[2K'
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line; exit with a message if it is invalid."""
-    parser = argparse.ArgumentParser(
-        prog='wam demo', description='Simulate a robot that a World Action Model controls.'
+    parser = CommandParser(
+        'wam demo', 'Simulate a robot that a World Action Model controls.', DEPRECATED_OPTIONS
     )
     stack_launch.add_launch_options(parser)
     parser.add_argument('--headless', action='store_true', help='open no window')
@@ -74,16 +74,12 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar='NAME',
         help='message format of the server: a name of wam_policy/servers/profiles or a .yaml file',
     )
-    options = parser.parse_args(
-        replace_deprecated(sys.argv[1:] if argv is None else argv, DEPRECATED_OPTIONS)
-    )
-    if options.duration is not None and not options.duration > 0:
-        parser.error(f'--duration: want more than 0 s, got {options.duration:g}')
+    options = parser.parse(argv)
+    parser.require_positive(options, 'duration', unit=' s')
     options.seed = options.seed or 0
     if options.seed < 0:
         parser.error(f'--seed: want 0 or more, got {options.seed}')
-    if options.report is not None and not options.report.absolute().parent.is_dir():
-        parser.error(f'--report: no folder {options.report.absolute().parent}')
+    parser.require_folders(options, 'report')
     if (options.backend == 'remote') != (options.server is not None):
         parser.error('give both or neither of --backend remote and --server URL')
     return options

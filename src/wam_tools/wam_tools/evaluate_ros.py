@@ -4,7 +4,6 @@
 `wam_learning.evaluation.eval_worker`. The stack is unmodified and used only through ROS.
 """
 
-import argparse
 import json
 import sys
 import tempfile
@@ -17,9 +16,9 @@ from typing import Any
 import rclpy
 
 from wam_msgs.msg import ActionChunk
+from wam_policy.command_line import CommandParser
 from wam_policy.core.robot import embodiment
 from wam_policy.core.session.policy_session import PolicyState
-from wam_policy.deprecated_options import replace_deprecated
 from wam_policy.nodes import message_conversion
 from wam_policy.nodes.run_node import ExecutorThread
 from wam_tools import stack_launch
@@ -186,8 +185,8 @@ def _wait_until_ready(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog='python -m wam_tools.evaluate_ros', description=(__doc__ or '').partition('\n')[0]
+    parser = CommandParser(
+        'python -m wam_tools.evaluate_ros', (__doc__ or '').partition('\n')[0], DEPRECATED_OPTIONS
     )
     parser.add_argument('--robot', choices=embodiment.list_robots(), required=True)
     parser.add_argument(
@@ -203,9 +202,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         'launch', nargs='*', metavar='NAME:=VALUE', help='further arguments of the launch'
     )
-    options = parser.parse_args(
-        replace_deprecated(sys.argv[1:] if argv is None else argv, DEPRECATED_OPTIONS)
-    )
+    options = parser.parse(argv)
     if options.shard != '0/1':
         parser.error('--shard: want 0/1, because trials run in real time on one robot')
     stop_request = StopRequest()

@@ -21,8 +21,8 @@ import numpy as np
 import psutil
 import rclpy
 
+from wam_policy.command_line import CommandParser
 from wam_policy.core.robot import embodiment
-from wam_policy.deprecated_options import replace_deprecated
 from wam_policy.nodes.run_node import ExecutorThread
 from wam_tools import demo, demo_report, soak_plot, stack_launch
 from wam_tools.attached_stack import AttachedStack, process_name
@@ -49,8 +49,10 @@ DEPRECATED_OPTIONS = {'--watch': '--attach-pid', '--again': '--replot'}
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line; exit with a message if it is invalid."""
-    parser = argparse.ArgumentParser(
-        prog='wam soak', description='Run the simulated stack for hours and measure its resources.'
+    parser = CommandParser(
+        'wam soak',
+        'Run the simulated stack for hours and measure its resources.',
+        DEPRECATED_OPTIONS,
     )
     stack_launch.add_launch_options(parser)
     parser.add_argument(
@@ -85,15 +87,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--replot', action='store_true', help='evaluate and plot the existing report; run nothing'
     )
-    options = parser.parse_args(
-        replace_deprecated(sys.argv[1:] if argv is None else argv, DEPRECATED_OPTIONS)
-    )
-    for name, value in (('--hours', options.hours), ('--period', options.period)):
-        if not value > 0:
-            parser.error(f'{name}: want more than 0, got {value:g}')
-    for path in filter(None, (options.report, options.plot)):
-        if not path.absolute().parent.is_dir():
-            parser.error(f'no folder {path.absolute().parent}')
+    options = parser.parse(argv)
+    parser.require_positive(options, 'hours', 'period')
+    parser.require_folders(options, 'report', 'plot')
     if options.attach_pid is not None and (
         launch_options := [name for name in LAUNCH_OPTIONS if getattr(options, name) is not None]
     ):

@@ -192,7 +192,7 @@ def test_a_camera_keeps_its_size_and_others_have_their_own(tmp_path):
     for camera, (width, height) in sizes.items():
         shape = info['features'][f'observation.images.{camera}']['shape']
         assert shape == [height - height % 2, width - width % 2, 3]
-    assert not [i for i in find_issues(tmp_path / 'out', robot) if not i.is_warning]
+    assert not [i for i in find_issues(tmp_path / 'out', robot) if i.level == 'error']
     with pytest.raises(ValueError, match='even'):
         VideoWriter(tmp_path / 'x' / 'odd.mp4', (33, 32), 30.0)
 
@@ -236,7 +236,9 @@ def test_the_inspection_finds_planted_faults(tmp_path, harm, complaint):
             table = {key: values[:-1] for key, values in table.items()}
         pq.write_table(pa.table(table), path)
     found = [
-        str(f) for f in dataset_validation.find_issues(tmp_path / 'out', robot) if not f.is_warning
+        str(f)
+        for f in dataset_validation.find_issues(tmp_path / 'out', robot)
+        if f.level == 'error'
     ]
     assert any(complaint in text for text in found), found
 
@@ -244,8 +246,8 @@ def test_the_inspection_finds_planted_faults(tmp_path, harm, complaint):
 def test_a_gripper_that_never_moves_is_a_warning(tmp_path):
     robot = write_dataset(tmp_path / 'out', gripper=1.0)
     found = list(dataset_validation.find_issues(tmp_path / 'out', robot))
-    assert {f.location for f in found} == {'left_gripper', 'right_gripper'}
-    assert all(f.is_warning for f in found)
+    assert {f.item for f in found} == {'left_gripper', 'right_gripper'}
+    assert all(f.level == 'warning' for f in found)
 
 
 def test_frames_come_out_at_exact_times(tmp_path):

@@ -66,7 +66,7 @@ def test_the_folder_is_a_data_set_with_labels(tmp_path, capsys):
     )
     assert 'in 4 episodes; ' in capsys.readouterr().out
     assert not [
-        f for f in dataset_validation.find_issues(out, ROBOT.embodiment) if not f.is_warning
+        f for f in dataset_validation.find_issues(out, ROBOT.embodiment) if f.level == 'error'
     ]
     info = json.loads((out / 'meta/info.json').read_text())
     assert info['features'][SUPERVISED]['dtype'] == 'bool'

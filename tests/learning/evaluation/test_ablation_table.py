@@ -71,7 +71,7 @@ def test_checkpoints_add_their_rows(jobs, tmp_path):
         (['--only', 'magic'], 'no magic; known: real_frames'),
         (['--transfer-checkpoint', '5'], 'want MINUTES=DIR'),
         (['--baselines', 'steps_1'], 'use ./wam eval'),
-        (['--episodes', '0'], 'want 1 or more'),
+        (['--episodes', '0'], 'want more than 0'),
     ],
 )
 def test_what_cannot_be_run_is_refused(given, words, capsys):

@@ -49,7 +49,7 @@ def started_modules(monkeypatch):
     ('given', 'words'),
     [
         (['--robot', 'g1'], 'invalid choice'),
-        (['--episodes', '0'], 'want 1 or more'),
+        (['--episodes', '0'], 'want more than 0'),
         (['--families', 'touch,poke'], "no 'poke'; known: touch, push, lift, recall"),
         (['--baselines', 'x'], "no 'x'; known: instruction_swap"),
         (['--baselines', 'behavior_cloning'], 'needs --bc-checkpoint DIR'),

@@ -8,37 +8,21 @@ import torch
 from torch import Tensor
 from torch._dynamo.utils import counters
 
+from tests.model import toy_network
 from wam_policy.model.execution import engines, quantization
 from wam_policy.model.execution.engines import CudaGraphEngine
 from wam_policy.model.network.cfg import CfgBranch, PositionTimeCache
-from wam_policy.model.network.model_config import ModelConfig, get_preset
+from wam_policy.model.network.model_config import ModelConfig
 from wam_policy.model.network.video_action_dit import VideoActionDiT
 from wam_policy.model.sampling import sampler
 
-CONFIG = replace(
-    get_preset('tiny'),
-    dim=24,
-    heads=2,
-    layers=2,
-    ffn_dim=32,
-    latent_size=(2, 4),
-    text_len=4,
-    text_dim=8,
-    actions_per_block=4,
-    action_dim=3,
-    state_dim=5,
-    action_hidden=16,
-    latent_channels=3,
-    frames_per_block=2,
-    window_blocks=2,
-)
+CONFIG = replace(toy_network.CONFIG, window_blocks=2)
 WITH_IMAGE = replace(CONFIG, image_context=True, image_dim=6, condition_channels=5)
 COUPLED, DECOUPLED = sampler.SAMPLERS['full16'], sampler.SAMPLERS['one_step']
 
 
 def model(config: ModelConfig = CONFIG) -> VideoActionDiT:
-    torch.manual_seed(0)
-    return VideoActionDiT(config).eval().requires_grad_(False)
+    return toy_network.make_model(config)
 
 
 class BranchDriver:

@@ -8,36 +8,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.model import toy_network
+from tests.model.toy_network import make_model
 from wam_policy.model.execution import onnx_export, quantization
 from wam_policy.model.execution.quantization import Calibration
 from wam_policy.model.network.kv_cache import KVCache
-from wam_policy.model.network.model_config import ModelConfig, get_preset
+from wam_policy.model.network.model_config import ModelConfig
 from wam_policy.model.network.video_action_dit import VideoActionDiT
 
 onnxruntime = pytest.importorskip('onnxruntime')
 
-PLAIN = replace(
-    get_preset('tiny'),
-    dim=48,
-    heads=2,
-    layers=2,
-    ffn_dim=64,
-    latent_size=(2, 4),
-    text_len=4,
-    text_dim=8,
-    actions_per_block=4,
-    action_dim=3,
-    state_dim=5,
-    action_hidden=16,
-    latent_channels=3,
-    frames_per_block=2,
-)
+PLAIN = replace(toy_network.CONFIG, dim=48, ffn_dim=64)
 WITH_IMAGE = replace(PLAIN, image_context=True, image_dim=6, condition_channels=5)
-
-
-def model(config: ModelConfig) -> VideoActionDiT:
-    torch.manual_seed(0)
-    return VideoActionDiT(config).eval().requires_grad_(False)
 
 
 class OnnxPass:
@@ -110,7 +92,7 @@ def error(got: Tensor, want: Tensor) -> float:
     'config', [pytest.param(PLAIN, marks=pytest.mark.slow), WITH_IMAGE], ids=['plain', 'image']
 )
 def test_both_passes_are_torch_at_every_fill(config: ModelConfig, tmp_path: Path) -> None:
-    made = model(config)
+    made = make_model(config)
     denoise, append_kv = (OnnxPass(made, kind, tmp_path) for kind in onnx_export.PASSES)
     for fill in (1, 3, 5, 7):
         life = CachedModel(made, fill)
@@ -133,7 +115,7 @@ def test_both_passes_are_torch_at_every_fill(config: ModelConfig, tmp_path: Path
 
 
 def test_memory_goes_in_without_a_copy() -> None:
-    life = CachedModel(model(PLAIN), 5)
+    life = CachedModel(make_model(PLAIN), 5)
     given = onnx_export.make_denoise_inputs(*life.make_denoise_arguments(1.0, 1.0))
     views, keys = given.kv, life.cache.keys
     assert all(x.is_contiguous() for x in given.context)
@@ -148,7 +130,7 @@ def test_calibrated_linears_become_pairs_of_quantise_and_dequantise(
     scheme: str, tmp_path: Path
 ) -> None:
     reader = pytest.importorskip('onnx')
-    made = model(PLAIN)
+    made = make_model(PLAIN)
     amax = dict.fromkeys(quantization.find_linears(made), 6.0)
     quantization.install_quantized_linears(made, Calibration(scheme, amax))
     graph = OnnxPass(made, 'denoise', tmp_path)
@@ -165,8 +147,10 @@ def test_calibrated_linears_become_pairs_of_quantise_and_dequantise(
 
 def test_what_cannot_be_exported_says_why(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match='want one of denoise, append_kv'):
-        onnx_export.export_pass(model(PLAIN), 'dream', tmp_path / 'x.onnx')
-    uncalibrated = quantization.install_quantized_linears(model(PLAIN), Calibration('fp8', {}))
+        onnx_export.export_pass(make_model(PLAIN), 'dream', tmp_path / 'x.onnx')
+    uncalibrated = quantization.install_quantized_linears(
+        make_model(PLAIN), Calibration('fp8', {})
+    )
     with pytest.raises(ValueError, match='calibrate first'):
         onnx_export.export_pass(uncalibrated, 'denoise', tmp_path / 'x.onnx')
 

@@ -9,36 +9,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.model import toy_network
 from wam_policy.model.execution import quantization
 from wam_policy.model.execution.quantization import NUMBER_FORMATS, Calibration, QuantizedLinear
 from wam_policy.model.network.cfg import CfgBranch, PositionTimeCache
-from wam_policy.model.network.model_config import get_preset
 from wam_policy.model.network.video_action_dit import VideoActionDiT
 
 CONFIG = replace(
-    get_preset('tiny'),
-    dim=64,
-    heads=2,
-    layers=2,
-    ffn_dim=96,
-    latent_size=(2, 4),
-    text_len=4,
-    text_dim=8,
-    actions_per_block=4,
-    action_dim=3,
-    state_dim=5,
-    action_hidden=16,
-    latent_channels=3,
-    frames_per_block=2,
-    window_blocks=2,
-    image_context=True,
-    image_dim=6,
+    toy_network.CONFIG, dim=64, ffn_dim=96, window_blocks=2, image_context=True, image_dim=6
 )
 
 
 def model() -> VideoActionDiT:
-    torch.manual_seed(0)
-    return VideoActionDiT(CONFIG).eval().requires_grad_(False)
+    return toy_network.make_model(CONFIG)
 
 
 @torch.inference_mode()

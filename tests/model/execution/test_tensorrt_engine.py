@@ -2,7 +2,6 @@
 
 import ctypes
 import json
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,31 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.model.toy_network import CONFIG, make_model
 from wam_policy.model.execution import engines, tensorrt_engine
 from wam_policy.model.execution.tensorrt_engine import TensorRTEngine
 from wam_policy.model.network.cfg import CfgBranch, PositionTimeCache
-from wam_policy.model.network.model_config import get_preset
 from wam_policy.model.network.video_action_dit import VideoActionDiT
 from wam_policy.model.sampling import sampler
 
 onnxruntime = pytest.importorskip('onnxruntime')
-
-CONFIG = replace(
-    get_preset('tiny'),
-    dim=24,
-    heads=2,
-    layers=2,
-    ffn_dim=32,
-    latent_size=(2, 4),
-    text_len=4,
-    text_dim=8,
-    actions_per_block=4,
-    action_dim=3,
-    state_dim=5,
-    action_hidden=16,
-    latent_channels=3,
-    frames_per_block=2,
-)
 
 
 class FakeExecutionContext:
@@ -103,11 +85,6 @@ def free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, 'mem_get_info', lambda: (10**6, 10**6))
 
 
-def model() -> VideoActionDiT:
-    torch.manual_seed(0)
-    return VideoActionDiT(CONFIG).eval().requires_grad_(False)
-
-
 @torch.inference_mode()
 def velocities(made: VideoActionDiT, run_by: engines.ExecutionEngine) -> list[Tensor]:
     """Ask at three fills, with one time for both modalities and with two."""
@@ -131,7 +108,7 @@ def velocities(made: VideoActionDiT, run_by: engines.ExecutionEngine) -> list[Te
 
 
 def test_a_built_engine_answers_as_torch_does(tmp_path: Path) -> None:
-    made, trt = model(), FakeTensorRT()
+    made, trt = make_model(), FakeTensorRT()
     tensorrt_engine.build_engine(made, tmp_path, 'fp32', trt)
     assert trt.flags == 1 << 1
     frame = CONFIG.frame_tokens
@@ -148,19 +125,19 @@ def test_a_built_engine_answers_as_torch_does(tmp_path: Path) -> None:
 def test_an_engine_of_another_model_is_refused(tmp_path: Path) -> None:
     trt = FakeTensorRT()
     with pytest.raises(ValueError, match='holds no engine .denoise.plan is missing'):
-        TensorRTEngine(model(), tmp_path, trt)
-    tensorrt_engine.build_engine(model(), tmp_path, 'fp32', trt)
+        TensorRTEngine(make_model(), tmp_path, trt)
+    tensorrt_engine.build_engine(make_model(), tmp_path, 'fp32', trt)
     with pytest.raises(ValueError, match=r'built for torch.float32, the model is torch.bfloat16'):
-        TensorRTEngine(model().to(torch.bfloat16), tmp_path, trt)
+        TensorRTEngine(make_model().to(torch.bfloat16), tmp_path, trt)
     facts = json.loads((tmp_path / 'engine.json').read_text())
     facts['model']['layers'] = 3
     (tmp_path / 'engine.json').write_text(json.dumps(facts))
     with pytest.raises(ValueError, match='other sizes'):
-        TensorRTEngine(model(), tmp_path, trt)
+        TensorRTEngine(make_model(), tmp_path, trt)
 
 
 def test_a_plan_that_does_not_fit_beside_the_weights_is_refused(tmp_path, monkeypatch) -> None:
-    made, trt = model(), FakeTensorRT()
+    made, trt = make_model(), FakeTensorRT()
     tensorrt_engine.build_engine(made, tmp_path, 'fp32', trt)
     monkeypatch.setattr(torch.cuda, 'mem_get_info', lambda: (4, 8))
     with pytest.raises(ValueError, match='torch keeps its own weights beside the plan'):
@@ -171,11 +148,11 @@ def test_a_graph_that_is_not_taken_says_why(tmp_path: Path) -> None:
     trt = FakeTensorRT()
     trt.error = 'no such operator'
     with pytest.raises(ValueError, match='no such operator'):
-        tensorrt_engine.build_engine(model(), tmp_path, 'fp32', trt)
+        tensorrt_engine.build_engine(make_model(), tmp_path, 'fp32', trt)
     assert not (tmp_path / 'denoise.plan').exists()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a CUDA device')
 def test_without_a_gpu_one_line_says_so(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match='TensorRT needs an NVIDIA GPU'):
-        tensorrt_engine.build_engine(model(), tmp_path, 'fp32')
+        tensorrt_engine.build_engine(make_model(), tmp_path, 'fp32')

@@ -1,173 +1,25 @@
 """The launch on two emulated YAM arms: whatever is killed in motion, no motor loses its torque.
 
-The motors live in this process and the driver is a double of i2rt (emulation/): what is killed
-here is the real launch, the real nodes and the real starter of stream_node.
+The motors live in this process and the driver is a double of i2rt (wam_tools/can_emulation): what
+is killed here is the real launch, the real nodes and the real starter of stream_node.
 """
 # ruff: noqa: E402 - what follows needs a ROS 2 environment
 
 import os
 import signal
-import subprocess
 import time
-from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
 
 rclpy = pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
 from diagnostic_msgs.msg import DiagnosticStatus
 from lifecycle_msgs.msg import State
-from lifecycle_msgs.srv import GetState
-from std_srvs.srv import Trigger
 
-from tests.nodes.stream.emulation.can_bus import EmulatedCanBus
-from tests.nodes.stream.emulation.dm_motors import ENABLED, LOST_COMMUNICATION
-from tests.nodes.stream.stream_test_bench import StreamTestBench
-from wam_policy.core.robot.embodiment import load_embodiment
 from wam_policy.nodes.run_node import ExecutorThread
+from wam_tools.can_emulation.arms_on_can import CHANNELS, ArmsOnCan
 
 pytestmark = [pytest.mark.ros, pytest.mark.stack, pytest.mark.timeout(240)]
-ROOT = Path(__file__).resolve().parents[3]
-CHANNELS = ('can_follower_l', 'can_follower_r')
-OFFSET = np.array([0.3, 0.5, 0.5, 0.2, 0.2, 0.2] * 2 + [-0.3] * 2)
-MAX_SPEED_RAD_S = 1.0  # of moves that are planned at up to 0.4 rad/s
-
-
-class ArmsOnCan:
-    """Two arms on an emulated bus, and one launch after another that drives them."""
-
-    def __init__(self, folder, context):
-        self.bus = EmulatedCanBus(folder, CHANNELS)
-        self.bench = StreamTestBench(context, load_embodiment('yam'), reports_enabled=False)
-        self.wait = self.bench.wait
-        self._folder, self._env = (
-            folder,
-            os.environ
-            | {
-                'WAM_EMULATED_CAN': str(folder),
-                'ROS_HOME': str(folder),
-                'PYTHONPATH': os.pathsep.join(
-                    (
-                        str(Path(__file__).with_name('emulation') / 'driver'),
-                        str(ROOT),
-                        os.environ['PYTHONPATH'],
-                    )
-                ),
-                'PYTHONUNBUFFERED': '1',
-            },
-        )
-        self.launches = []
-        self.stream = None  # its process
-
-    def launch(self, *arguments):
-        log = self._folder / f'launch{len(self.launches)}.log'
-        command = ('ros2', 'launch', 'wam_bringup', 'yam.launch.py', 'sim:=false', *arguments)
-        with log.open('wb') as output:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=self._env,
-                start_new_session=True,
-            )
-        self.launches.append((process, log))
-        return process
-
-    def read_log(self):
-        return self.launches[-1][1].read_text(errors='replace')
-
-    def bring_up(self):
-        """Launch, and wait until stream and motion are active and the arms are held."""
-        process = self.launch(
-            'enable_motion:=true', 'record:=manual', 'backend:=remote', 'server:=ws://127.0.0.1:9'
-        )
-        self.wait(lambda: self.read_state('stream') == State.PRIMARY_STATE_ACTIVE, 90)
-        self.wait(lambda: self.read_state('motion') == State.PRIMARY_STATE_ACTIVE, 60)
-        self.wait(lambda: all(arm.holds for arm in self.bus.states()))
-        self.stream = self.find_process('stream.stream_node', psutil.process_iter())
-        for name in CHANNELS:
-            self.bus.call(name, 'forget_speed')
-        return process
-
-    def find_process(self, words, among=None):
-        """Return the process of the launch (or `among`) whose command line has `words`."""
-        among = among or psutil.Process(self.launches[-1][0].pid).children(recursive=True)
-        for process in among:
-            try:
-                if words in ' '.join(process.cmdline()) and self._is_own(process):
-                    return process
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
-                continue
-        raise AssertionError(f'no process {words} of this test')
-
-    def _is_own(self, process):
-        return process.environ().get('WAM_EMULATED_CAN') == str(self._folder)
-
-    def call(self, kind, name, request):
-        client = self.bench.node.create_client(kind, name)
-        try:
-            if not client.wait_for_service(1.0):
-                return None
-            future = client.call_async(request)
-            end_s = time.monotonic() + 5.0
-            while not future.done() and time.monotonic() < end_s:
-                time.sleep(0.01)
-            return future.result() if future.done() else None
-        finally:
-            self.bench.node.destroy_client(client)
-
-    def read_state(self, node):
-        answer = self.call(GetState, f'/wam/{node}/get_state', GetState.Request())
-        return answer and answer.current_state.id
-
-    def start_moving(self):
-        """Send both arms on a way of three seconds; return once they are on it."""
-        self.wait(lambda: self.bench.joint_states)
-        sign = 1.0 if self.bench.positions[1] < 0.6 else -1.0
-        self.bench.move(sign * OFFSET, rows=90)
-        before = self.bus.states()
-        self.wait(
-            lambda: all(
-                abs(arm.position[1] - start.position[1]) > 0.05
-                for arm, start in zip(self.bus.states(), before, strict=True)
-            )
-        )
-
-    def wait_rest(self):
-        """Wait until no motor moves."""
-        self.wait(lambda: all(max(map(abs, arm.velocity)) < 0.02 for arm in self.bus.states()))
-
-    def check_held(self):
-        """Check that every motor has had torque since it was enabled, and did not jump."""
-        for arm in self.bus.states():
-            assert arm.holds and arm.errors == [[ENABLED]] * 7
-            assert arm.max_speed < MAX_SPEED_RAD_S
-
-    def have_lost_torque(self):
-        return all(arm.errors == [[ENABLED, LOST_COMMUNICATION]] * 7 for arm in self.bus.states())
-
-    def release(self):
-        """Ask for the arms' release until they rest; return the last answer's message."""
-
-        def is_released():
-            answer = self.call(Trigger, '/wam/stream/release', Trigger.Request())
-            return answer and answer.success and answer
-
-        return self.wait(is_released)
-
-    def close(self):
-        for process, _ in self.launches:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-        for process in psutil.process_iter():
-            try:
-                if process.pid != os.getpid() and self._is_own(process):
-                    process.kill()
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
-                continue
 
 
 @pytest.fixture

@@ -2,13 +2,14 @@
 
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.nodes.stream.emulation.can_bus import EmulatedCanBus
-from tests.nodes.stream.emulation.dm_motors import (
+from wam_policy.nodes.stream.i2rt_arm import DriverFault, I2rtArm, import_driver
+from wam_tools.can_emulation.arms_on_can import DRIVER_FOLDER
+from wam_tools.can_emulation.can_bus import EmulatedCanBus
+from wam_tools.can_emulation.dm_motors import (
     DM4340,
     ENABLED,
     LOST_COMMUNICATION,
@@ -16,7 +17,6 @@ from tests.nodes.stream.emulation.dm_motors import (
     pack_command,
     unpack_answer,
 )
-from wam_policy.nodes.stream.i2rt_arm import DriverFault, I2rtArm, import_driver
 
 pytestmark = [
     pytest.mark.timeout(120),
@@ -29,7 +29,7 @@ CHANNEL, STALE_NS = 'can_l', 200_000_000
 @pytest.fixture
 def bus(tmp_path, monkeypatch):
     monkeypatch.setenv('WAM_EMULATED_CAN', str(tmp_path))
-    monkeypatch.syspath_prepend(str(Path(__file__).with_name('emulation') / 'driver'))
+    monkeypatch.syspath_prepend(str(DRIVER_FOLDER))
     with EmulatedCanBus(tmp_path, (CHANNEL,)) as made:
         yield made
     for name in [name for name in sys.modules if name.partition('.')[0] in ('can', 'i2rt')]:

@@ -76,6 +76,18 @@ def test_degrees_and_a_missing_effort_are_of_a_whole_joint_state():
     assert state.effort[:2].tolist() == [0.0, 0.0] and np.isnan(state.effort[2])
 
 
+def test_efforts_and_positions_are_spoilt_as_the_row_is_called():
+    def corrupt(name):
+        (raw,) = apply_corruption(name, make_joint_state_bytes())
+        return deserialize_message(raw, JointState)
+
+    both = corrupt('large and nan effort').effort
+    assert both[0] == 1e3 and both[1] == 0.0 and np.isnan(both[2])
+    assert len(corrupt('no effort').effort) == 0
+    assert corrupt('far').position.tolist() == [1.0, 62.0, 3.0]
+    assert corrupt('millimeters').position.tolist() == [1.0, 2.0, 45.0]
+
+
 def test_what_is_frozen_repeats_with_its_own_stamp_or_with_theirs():
     freeze, stick = corruptions.CORRUPTIONS['freeze'](), corruptions.CORRUPTIONS['stick']()
     for corruption in (freeze, stick):

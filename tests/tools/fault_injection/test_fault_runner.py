@@ -8,9 +8,10 @@ import pytest
 
 pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
 from wam_policy.nodes.run_node import IS_SOLE_NODE
-from wam_tools.fault_injection import fault_runner, process_faults, run_faults
+from wam_tools.fault_injection import fault_runner, run_faults
 from wam_tools.fault_injection.fault import Fault, do_nothing
 from wam_tools.fault_injection.fault_runner import FaultResult
+from wam_tools.fault_injection.faults import process_faults
 from wam_tools.fault_injection.stack_client import LIFECYCLE_NODES, StackFeature
 from wam_tools.fault_injection.stack_observer import LogEntry
 from wam_tools.stack_launch import StackLaunchError
@@ -282,6 +283,7 @@ def test_every_family_of_the_issue_is_in_the_table():
         'parameters',
         'clock',
         'command',
+        'checks',
     }
 
 

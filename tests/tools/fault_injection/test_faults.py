@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
 from wam_policy.core.robot import embodiment
 from wam_tools.fault_injection import run_faults
+from wam_tools.fault_injection.faults import arm_faults
 
 pytestmark = [pytest.mark.ros, pytest.mark.stack]
 ROBOT, OTHER = embodiment.load_embodiment('agibot_g1'), embodiment.load_embodiment('yam')
@@ -24,6 +25,8 @@ REPRESENTATIVES = (
     'process/worker cond killed',
     'requests/transitions that do not fit',
     'requests/second launch',
+    'requests/malformed',
+    'requests/reset where nothing is latched',
     'camera/top_head dropped',
     'camera/hand_left in another encoding',
     'joints/frozen',
@@ -33,10 +36,15 @@ REPRESENTATIVES = (
     'instruction/1 MB',
     'network/all chunks lost',
     'parameters/out of range at run time',
+    'parameters/fixed while a node is active',
     'memory/worker out of memory',
     'checkpoint/truncated at load',
     'command/second publisher on a trajectory topic',
+    'command/tolerance of a controller set',
+    'command/no controller subscribes',
+    'command/e-stop signal on a topic',
     'command/joystick lost',
+    'checks/controllers that report nothing',
     'disk/full while recording',
     'clock/2 s back',
 )
@@ -46,7 +54,7 @@ GROUPS = (
     ('camera',),
     ('joints', 'chunk'),
     ('instruction', 'parameters', 'network'),
-    ('command',),
+    ('command', 'checks'),
     ('memory', 'checkpoint', 'disk', 'clock'),
 )
 
@@ -82,12 +90,27 @@ def test_every_fault_is_in_order(group, tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_every_fault_is_in_order_on_the_other_robot(tmp_path):
-    assert (
-        run_and_list_failures(
-            run_faults.sort_by_feature(run_faults.make_all_faults(OTHER)), OTHER, tmp_path
-        )
-        == []
+    faults = [fault for fault in run_faults.make_all_faults(OTHER) if fault.run_alone is None]
+    assert run_and_list_failures(run_faults.sort_by_feature(faults), OTHER, tmp_path) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_every_fault_around_held_arms_is_in_order(tmp_path):
+    assert run_and_list_failures(arm_faults.FAULTS, OTHER, tmp_path) == []
+
+
+@pytest.mark.timeout(300)
+def test_a_row_of_arms_that_lose_their_torque_fails(tmp_path):
+    """What nobody may do: kill the process that holds the arms."""
+    planted = arm_faults.make_fault(
+        'stream_node killed',
+        arm_faults.ArmFault(lambda arms: arms.stream.kill(), 'exited', arm_faults.take_over),
+        '',
     )
+    (row,) = run_faults.run_faults([planted], OTHER, tmp_path, int(os.environ['ROS_DOMAIN_ID']))
+    assert not row.ok and 'can_follower_l lost torque' in row.note
+    assert list(tmp_path.glob('stack-0/launch*.log'))
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """`./wam test`: run the tests in the environment of this checkout; arguments go to pytest.
 
-The whole suite runs two files at a time, because half of the time is spent waiting for robots that
-move in real time.
+The whole suite runs in two processes, because half of the time is spent waiting for robots that
+move in real time; one of them runs the files that start whole stacks.
 """
 
 import os
@@ -15,7 +15,7 @@ from cli.environment import make_environment
 from cli.paths import find_checkout
 
 # keep the order: otherwise files with few tests run last, and they take longest
-PARALLEL_ARGUMENTS = ('-n', '2', '--dist', 'loadfile', '--no-loadscope-reorder')
+PARALLEL_ARGUMENTS = ('-n', '2', '--no-loadscope-reorder')  # scheduler: tests/stack_scheduler.py
 
 
 def main(arguments: list[str]) -> int:

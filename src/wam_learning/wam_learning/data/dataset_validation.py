@@ -1,7 +1,6 @@
 """Validate a complete data set on disk against its metadata."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 import pyarrow
 
 from wam_learning.data import gear_metadata
+from wam_learning.data.finding import ERROR, WARNING, Finding
 from wam_learning.data.lerobot.column_mapping import map_cameras
 from wam_learning.data.lerobot.dataset_metadata import VideoSegment, read_dataset_metadata
 from wam_learning.data.video_files import read_frame_times
@@ -18,19 +18,7 @@ MIN_GRIPPER_RANGE = 1e-6  # a smaller range means that the gripper has not moved
 MAX_TIME_ERROR_S = 1e-3  # between a row and its image
 
 
-@dataclass(frozen=True, slots=True)
-class DatasetIssue:
-    """Describe one error, or a suspicious property (a warning)."""
-
-    location: str
-    message: str
-    is_warning: bool = False
-
-    def __str__(self) -> str:
-        return f'{"warning" if self.is_warning else "error"}: {self.location}: {self.message}'
-
-
-def find_issues(folder: Path, robot: Embodiment) -> Iterator[DatasetIssue]:
+def find_issues(folder: Path, robot: Embodiment) -> Iterator[Finding]:
     """Yield the issues of a data set; without errors it can be used for training."""
     metadata = read_dataset_metadata(folder)
     info = metadata.info
@@ -39,13 +27,13 @@ def find_issues(folder: Path, robot: Embodiment) -> Iterator[DatasetIssue]:
         len(episodes) != info['total_episodes']
         or sum(episode.length for episode in episodes) != info['total_frames']
     ):
-        yield DatasetIssue('meta', 'episodes and info.json disagree about their totals')
+        yield Finding(ERROR, 'meta', 'episodes and info.json disagree about their totals')
     actions = []
     for episode in episodes:
         try:
             table = metadata.read_rows(episode)
         except ValueError as error:
-            yield DatasetIssue(f'episode {episode.index}', str(error))
+            yield Finding(ERROR, f'episode {episode.index}', str(error))
             continue
         yield from _check_table(f'episode {episode.index}', table, info, len(metadata.tasks))
         for feature in features.values():
@@ -62,18 +50,19 @@ def _check_table(
     table: pyarrow.Table,
     info: Mapping[str, Any],
     task_count: int,
-) -> Iterator[DatasetIssue]:
+) -> Iterator[Finding]:
     missing = [
         name
         for name, feature in info['features'].items()
         if feature['dtype'] != 'video' and name not in table.column_names
     ]
     if missing:
-        yield DatasetIssue(location, f'no column {", ".join(missing)}')
+        yield Finding(ERROR, location, f'no column {", ".join(missing)}')
     times_s = table['timestamp'].to_numpy().astype(np.float64)
     steps_s = np.diff(times_s)
     if (np.abs(steps_s - 1.0 / info['fps']) > MAX_TIME_ERROR_S).any():
-        yield DatasetIssue(
+        yield Finding(
+            ERROR,
             location,
             f'time steps from {steps_s.min():.4f} to {steps_s.max():.4f} s, want '
             f'{1.0 / info["fps"]:.4f}',
@@ -81,34 +70,32 @@ def _check_table(
     for name in (gear_metadata.OBS_STATE, gear_metadata.ACTION):
         values = np.stack(table[name].to_numpy())
         if values.shape[1:] != tuple(info['features'][name]['shape']):
-            yield DatasetIssue(location, f'{name} has shape {list(values.shape[1:])}')
+            yield Finding(ERROR, location, f'{name} has shape {list(values.shape[1:])}')
         if not np.isfinite(values).all():
-            yield DatasetIssue(location, f'{name} is not finite')
+            yield Finding(ERROR, location, f'{name} is not finite')
     chosen = table['task_index'].to_numpy()
     if not 0 <= chosen.min() <= chosen.max() < task_count:
-        yield DatasetIssue(location, 'task_index points outside tasks.jsonl')
+        yield Finding(ERROR, location, 'task_index points outside tasks.jsonl')
 
 
-def _check_video(
-    location: str, video: VideoSegment, table: pyarrow.Table
-) -> Iterator[DatasetIssue]:
+def _check_video(location: str, video: VideoSegment, table: pyarrow.Table) -> Iterator[Finding]:
     if not video.path.exists():
-        yield DatasetIssue(location, 'is missing')
+        yield Finding(ERROR, location, 'is missing')
         return
     count, times_s = read_frame_times(video.path)
     if count != len(table):
-        yield DatasetIssue(location, f'{count} frames for {len(table)} rows')
+        yield Finding(ERROR, location, f'{count} frames for {len(table)} rows')
     elif (np.abs(np.array(times_s) - table['timestamp'].to_numpy()) > MAX_TIME_ERROR_S).any():
-        yield DatasetIssue(location, 'frames are not at the times of their rows')
+        yield Finding(ERROR, location, 'frames are not at the times of their rows')
 
 
-def _check_grippers(robot: Embodiment, actions: np.ndarray) -> Iterator[DatasetIssue]:
+def _check_grippers(robot: Embodiment, actions: np.ndarray) -> Iterator[Finding]:
     columns = gear_metadata.value_names(robot.action_keys)
     for gripper in robot.grippers:
         values = actions[:, columns.index(gripper.name)]
         if np.ptp(values) < MIN_GRIPPER_RANGE:
-            yield DatasetIssue(
+            yield Finding(
+                WARNING,
                 gripper.name,
                 f'never moves, it stays at {values[0]:.3f}; was it commanded at all?',
-                is_warning=True,
             )

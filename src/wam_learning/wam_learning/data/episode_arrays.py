@@ -29,8 +29,8 @@ from wam_learning.data.lerobot.dataset_metadata import (
 )
 from wam_learning.data.lerobot_writer import VALID_SUFFIX
 from wam_learning.data.video_files import read_frames_at
+from wam_policy import robot_folders
 from wam_policy.core.observation.view_tiles import ViewLayout
-from wam_policy.core.robot import embodiment
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.model.checkpoint.model_spec import ModelSpec
 from wam_policy.model.encoders import view_layout
@@ -164,7 +164,7 @@ def find_shards(folder: Path) -> list[Path]:
 
 def _read_dataset(folder: Path, design: ModelSpec) -> EpisodeArrays:
     metadata = read_dataset_metadata(folder)
-    robot = embodiment.load_embodiment(metadata.robot_type)
+    robot = robot_folders.load_robot(metadata.robot_type)
     model = design.model
     stride, rest = divmod(model.actions_per_block, model.block_pixel_frames)
     if rest:

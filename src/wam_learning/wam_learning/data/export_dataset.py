@@ -15,11 +15,12 @@ from typing import Any
 
 from wam_learning.data import dataset_validation
 from wam_learning.data.bag_replay import NEXT_STATE, TRAJECTORIES, BagReplay, ReplayOptions
+from wam_learning.data.finding import ERROR
 from wam_learning.data.lerobot_writer import VERSIONS, LeRobotWriter
 from wam_learning.data.time_sync import NO_INSTRUCTION, DroppedSample, SynchronizedSample
-from wam_policy.core.robot import embodiment
+from wam_policy import robot_folders
+from wam_policy.command_line import CommandParser
 from wam_policy.core.robot.embodiment import Embodiment
-from wam_policy.deprecated_options import replace_deprecated
 from wam_policy.recording import bag_access
 
 DEPRECATED_FLAGS = {
@@ -132,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     for finding in wrong:
         print(finding)
-    return int(bool(unfit) or any(not finding.is_warning for finding in wrong))
+    return int(bool(unfit) or any(finding.level == ERROR for finding in wrong))
 
 
 def _export_bags(
@@ -201,11 +202,7 @@ def _make_replay_options(options: argparse.Namespace) -> ReplayOptions:
 
 
 def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog='./wam export',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = CommandParser('./wam export', __doc__, DEPRECATED_FLAGS)
     parser.add_argument(
         'bags', nargs='+', type=Path, metavar='BAGS', help='bags, or folders of bags'
     )
@@ -258,14 +255,13 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         help='use the time of reception instead of header stamps, where stamps are 0 or of '
         'another clock',
     )
-    given = sys.argv[1:] if arguments is None else arguments
-    return parser.parse_args(replace_deprecated(given, DEPRECATED_FLAGS))
+    return parser.parse(arguments)
 
 
 def _resolve_robot(folders: Sequence[Path], name: str | None) -> Embodiment:
     """Return the robot of all bags; raise ValueError if they name several or none."""
     if name is not None:
-        return embodiment.load_embodiment(name)
+        return robot_folders.load_robot(name)
     names = set()
     for folder in folders:
         with suppress(ValueError):  # said when the bag is exported
@@ -274,9 +270,9 @@ def _resolve_robot(folders: Sequence[Path], name: str | None) -> Embodiment:
     if len(names) != 1:
         raise ValueError(
             f'the bags are of {", ".join(sorted(map(str, names))) or "an unknown robot"}: name '
-            f'one with --robot ({", ".join(embodiment.list_robots())})'
+            f'one with --robot ({", ".join(robot_folders.list_robots())})'
         )
-    return embodiment.load_embodiment(str(names.pop()))
+    return robot_folders.load_robot(str(names.pop()))
 
 
 def _check_metadata(bag: str, metadata: Mapping[str, str], robot: Embodiment) -> None:

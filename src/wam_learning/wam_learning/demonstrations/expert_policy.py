@@ -6,11 +6,11 @@ no model can succeed.
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import mujoco
 import numpy as np
 
+from wam_learning.evaluation.rollout import CommitCount, QueryTargets, TimeBase
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_sim.physics.simulation import STEP_NS, Simulation
 from wam_sim.tasks.cartesian_motion import CartesianMotion
@@ -19,35 +19,6 @@ from wam_sim.tasks.task_families import Task
 
 HORIZON = 24  # rows, as the models'
 COMMITTED_NS = 200_000_000  # latency, planning and a plan's lead
-
-
-@dataclass(frozen=True, slots=True)
-class ExpertGeometry:
-    """Hold the time base, like that of the small models."""
-
-    frames_per_block: int
-    frame_period_s: float
-    window_blocks: int
-    step_dt_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class ExpertMemory:
-    """Count commits; the expert has no memory."""
-
-    frames: int
-    window_frames: int
-    commits: int
-    rebuilds: int
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ExpertTargets:
-    """Hold a query result; fields as in model.robot_policy.PolicyOutput."""
-
-    targets: np.ndarray  # float64 [horizon commanded], absolute
-    reference: np.ndarray  # float64 [commanded]
-    timings_ms: Mapping[str, float]
 
 
 class ExpertPolicy:
@@ -68,11 +39,11 @@ class ExpertPolicy:
         # time and motion state of the last lookahead, row by row
         self._lookahead_states: list[tuple[int, tuple]] = []
         self._commits = 0
-        self.geometry = ExpertGeometry(4, 0.2, 4, self._robot.step_dt_s)
+        self.geometry = TimeBase(4, 0.2, 4, self._robot.step_dt_s)
 
     @property
-    def memory(self) -> ExpertMemory:
-        return ExpertMemory(min(self._commits, 5), 5, self._commits, 0)
+    def memory(self) -> CommitCount:
+        return CommitCount(min(self._commits, 5), 5, self._commits, 0)
 
     def reset(self, instruction: str) -> Mapping[str, float]:
         self._task = self._tasks[instruction]
@@ -85,7 +56,7 @@ class ExpertPolicy:
             self._start_ns = self._simulation.now_ns
         return {}
 
-    def query(self, joints: np.ndarray, seed: int, newest: object = None) -> ExpertTargets:
+    def query(self, joints: np.ndarray, seed: int, newest: object = None) -> QueryTargets:
         """Simulate ahead from the present state; row i is the setpoint i rows later.
 
         Until a reply can take effect the robot executes earlier commands: planning from the
@@ -123,7 +94,7 @@ class ExpertPolicy:
         due_ns = now_ns + np.arange(HORIZON) * self._row_ns
         targets = [np.interp(due_ns, times_ns, column) for column in np.transpose(rows)]
         reference = joints[[self._robot.observed.index(name) for name in self._robot.commanded]]
-        return ExpertTargets(np.transpose(targets), reference, {})
+        return QueryTargets(np.transpose(targets), reference, {})
 
 
 def copy_state(source: Simulation, target: Simulation) -> None:

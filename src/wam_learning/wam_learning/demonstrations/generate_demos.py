@@ -21,7 +21,7 @@ if __name__ == '__main__' and any(word.startswith(('--policy', '--driver')) for 
 
 from wam_learning.data.lerobot_writer import LeRobotWriter
 from wam_learning.demonstrations.demo_generator import FIRST_POLICY_S, DemoGenerator, Perturbations
-from wam_policy.deprecated_options import replace_deprecated
+from wam_policy.command_line import CommandParser, to_flag, to_options
 from wam_sim.physics import scene as scenes
 from wam_sim.physics import sim_robot as robots
 from wam_sim.tasks import task_families
@@ -235,38 +235,11 @@ def run_shard_workers(options: argparse.Namespace) -> int:
 def _worker_command(
     options: argparse.Namespace, folder: Path, first_seed: int, episodes: int
 ) -> list[str]:
-    return [
-        sys.executable,
-        '-m',
-        'wam_learning.demonstrations.generate_demos',
-        '--robot',
-        options.robot,
-        '--out',
-        str(folder),
-        '--seed',
-        str(first_seed),
-        '--episodes',
-        str(episodes),
-        '--families',
-        ','.join(options.families),
-        '--perturb-prob',
-        str(options.perturb_prob),
-        '--random-start-prob',
-        str(options.random_start_prob),
-        '--instruction-change-prob',
-        str(options.instruction_change_prob),
-        '--near-miss-prob',
-        str(options.near_miss_prob),
-        '--episodes-per-shard',
-        '0',
-        *(['--policy', options.policy] if options.policy else []),
-        *(
-            ['--policy-seconds', *map(str, options.policy_seconds)]
-            if options.policy_seconds
-            else []
-        ),
-        *(['--only-interventions'] if options.only_interventions else []),
-    ]
+    given = {name: getattr(options, name) for name in SHARD_OPTIONS}
+    given |= {'families': ','.join(options.families), 'out': folder, 'seed': first_seed}
+    given |= {'episodes': episodes, 'episodes_per_shard': 0}
+    module = 'wam_learning.demonstrations.generate_demos'
+    return [sys.executable, '-m', module, *to_options(given)]
 
 
 def format_summary(report: dict[str, Any]) -> str:
@@ -302,11 +275,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog='./wam generate-demos',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = CommandParser('./wam generate-demos', __doc__, DEPRECATED_FLAGS)
     add = parser.add_argument
     add('--robot', required=True, choices=robots.list_robots())
     add(
@@ -354,10 +323,10 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
             help=f'probability {meaning} (default: %(default)s)',
         )
     given = _replace_patience(sys.argv[1:] if arguments is None else arguments)
-    options = parser.parse_args(replace_deprecated(given, DEPRECATED_FLAGS))
+    options = parser.parse(given)
     for flag in ('policy_seconds', 'only_interventions'):
         if getattr(options, flag) and options.policy is None:
-            parser.error(f'--{flag.replace("_", "-")} needs --policy CHECKPOINT')
+            parser.error(f'{to_flag(flag)} needs --policy CHECKPOINT')
     if options.policy_seconds and options.policy_seconds[0] > options.policy_seconds[1]:
         parser.error('--policy-seconds: want MIN no larger than MAX')
     return options

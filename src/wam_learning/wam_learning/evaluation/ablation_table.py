@@ -17,23 +17,17 @@ from typing import Any
 
 from wam_learning.evaluation import eval_metrics, evaluate, parallel_eval
 from wam_learning.evaluation.eval_conditions import (
-    ALL_FAMILIES,
     CONDITIONS,
     NAMED_OBJECT_FAMILIES,
     EvalCondition,
-    make_plain_trial,
+    make_condition,
 )
 from wam_learning.evaluation.trials import TrialResult
 from wam_policy.provenance import collect_provenance
 from wam_sim.physics import sim_robot as robots
 
 TRANSFER = 'transfer'
-
-
-def _make_condition(
-    name: str, families: tuple[str, ...] = ALL_FAMILIES, **named: Any
-) -> EvalCondition:
-    return EvalCondition(name, '', families, make_plain_trial, **named)
+Z_95 = 1.959963985  # two-sided 95 %
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +48,7 @@ class Ablation:
 
 def _ablate(condition: EvalCondition) -> tuple[EvalCondition, EvalCondition]:
     """Return the unchanged policy and an ablated one, on the same scenes."""
-    return _make_condition('full', condition.families), replace(condition, name='ablated')
+    return make_condition('full', families=condition.families), replace(condition, name='ablated')
 
 
 ABLATIONS: tuple[Ablation, ...] = (
@@ -72,7 +66,7 @@ ABLATIONS: tuple[Ablation, ...] = (
     Ablation(
         'flash',
         'joint noise levels against those of Flash, one step each',
-        _make_condition('full', inference_options={'steps': 1}),
+        make_condition('full', inference_options={'steps': 1}),
         replace(CONDITIONS['flash'], name='ablated'),
         './wam train DATA --init mini --stage flash --steps 2000 --out DIR',
     ),
@@ -85,8 +79,8 @@ ABLATIONS: tuple[Ablation, ...] = (
     Ablation(
         'diversity',
         'diverse against repetitive data of the same size',
-        _make_condition('full', NAMED_OBJECT_FAMILIES, checkpoint='diverse_checkpoint'),
-        _make_condition('ablated', NAMED_OBJECT_FAMILIES, checkpoint='repetitive_checkpoint'),
+        make_condition('full', '', NAMED_OBJECT_FAMILIES, checkpoint='diverse_checkpoint'),
+        make_condition('ablated', '', NAMED_OBJECT_FAMILIES, checkpoint='repetitive_checkpoint'),
         './wam train DATA --init CLONE --stage joint --steps 4000 --out DIR, once on N episodes '
         'and once on few scenes repeated (generate-demos with the same --seed) to N',
     ),
@@ -107,7 +101,7 @@ def compute_paired_difference(pairs: Sequence[tuple[bool, bool]]) -> tuple[float
     only_second = sum(second and not first for first, second in pairs)
     b, c, n = only_first + 0.5, only_second + 0.5, count + 2
     center = (b - c) / n
-    half = eval_metrics.Z_95 * sqrt(max(0.0, b + c - (b - c) ** 2 / n)) / n
+    half = Z_95 * sqrt(max(0.0, b + c - (b - c) ** 2 / n)) / n
     difference = (only_first - only_second) / count if count else 0.0
     return difference, max(-1.0, center - half), min(1.0, center + half)
 
@@ -169,8 +163,8 @@ def _make_transfer_row(minutes: str) -> Ablation:
     return Ablation(
         f'{TRANSFER}_{minutes}',
         f'all demonstrations of the YAM against {minutes} minutes of them',
-        _make_condition('full'),
-        _make_condition('ablated', checkpoint='transfer_folder'),
+        make_condition('full'),
+        make_condition('ablated', checkpoint='transfer_folder'),
         TRANSFER_TRAINING,
     )
 

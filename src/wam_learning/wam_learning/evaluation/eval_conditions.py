@@ -14,6 +14,7 @@ from wam_learning.evaluation.trials import Trial, family_time_limit_s
 from wam_sim.physics import scene as scenes
 from wam_sim.physics.sim_robot import SimRobot
 from wam_sim.tasks import task_families
+from wam_sim.tasks.task_families import Task
 
 INSTRUCTION_CHANGE_S = 1.0  # arms move, no goal is reached yet
 INSTRUCTION_CHANGE_STREAM, INSTRUCTION_SWAP_STREAM = (
@@ -43,15 +44,7 @@ def make_plain_trial(
 ) -> Trial:
     """Return a trial of the task of scene `seed`; raise ValueError if it has no such task."""
     task = task_families.sample_task(family, scenes.sample_scene(robot, seed), seed, task_split)
-    return Trial(
-        name,
-        seed,
-        family,
-        task_split,
-        ((0.0, task.instruction),),
-        (task,),
-        family_time_limit_s(family),
-    )
+    return _make_trial(name, seed, task_split, ((0.0, task.instruction),), (task,))
 
 
 def make_held_out_trial(robot: SimRobot, family: str, seed: int, name: str) -> Trial:
@@ -61,49 +54,50 @@ def make_held_out_trial(robot: SimRobot, family: str, seed: int, name: str) -> T
 
 def make_instruction_swap_trial(robot: SimRobot, family: str, seed: int, name: str) -> Trial:
     """Return a trial whose instruction names another object than the sampled task."""
-    scene = scenes.sample_scene(robot, seed)
-    task = task_families.sample_task(family, scene, seed, task_families.TRAIN_SPLIT)
-    other = task_families.sample_other_task(
-        task,
-        scene,
-        np.random.default_rng([seed, INSTRUCTION_SWAP_STREAM]),
-        task_families.TRAIN_SPLIT,
-    )
-    return Trial(
-        name,
-        seed,
-        family,
-        task_families.TRAIN_SPLIT,
-        ((0.0, other.instruction),),
-        (other, task),
-        family_time_limit_s(family),
-    )
+    task, other = _sample_two_tasks(robot, family, seed, INSTRUCTION_SWAP_STREAM)
+    instructions = ((0.0, other.instruction),)
+    return _make_trial(name, seed, task_families.TRAIN_SPLIT, instructions, (other, task))
 
 
 def make_instruction_change_trial(robot: SimRobot, family: str, seed: int, name: str) -> Trial:
     """Return a trial that names another object while the arm moves to the first one."""
-    scene = scenes.sample_scene(robot, seed)
-    task = task_families.sample_task(family, scene, seed, task_families.TRAIN_SPLIT)
-    other = task_families.sample_other_task(
-        task,
-        scene,
-        np.random.default_rng([seed, INSTRUCTION_CHANGE_STREAM]),
-        task_families.TRAIN_SPLIT,
-    )
-    return Trial(
-        name,
-        seed,
-        family,
-        task_families.TRAIN_SPLIT,
-        ((0.0, task.instruction), (INSTRUCTION_CHANGE_S, other.instruction)),
-        (other, task),
-        family_time_limit_s(family),
-    )
+    task, other = _sample_two_tasks(robot, family, seed, INSTRUCTION_CHANGE_STREAM)
+    instructions = ((0.0, task.instruction), (INSTRUCTION_CHANGE_S, other.instruction))
+    return _make_trial(name, seed, task_families.TRAIN_SPLIT, instructions, (other, task))
+
+
+def _sample_two_tasks(robot: SimRobot, family: str, seed: int, stream: int) -> tuple[Task, Task]:
+    """Return the task of a scene, and one of the same family with another object."""
+    scene, split = scenes.sample_scene(robot, seed), task_families.TRAIN_SPLIT
+    task = task_families.sample_task(family, scene, seed, split)
+    rng = np.random.default_rng([seed, stream])
+    return task, task_families.sample_other_task(task, scene, rng, split)
+
+
+def _make_trial(
+    name: str,
+    seed: int,
+    task_split: str,
+    instructions: tuple[tuple[float, str], ...],
+    goals: tuple[Task, ...],
+) -> Trial:
+    family = goals[0].family
+    limit_s = family_time_limit_s(family)
+    return Trial(name, seed, family, task_split, instructions, goals, limit_s)
 
 
 NAMED_OBJECT_FAMILIES = ('touch', 'push', 'lift')  # families that name their object
 ALL_FAMILIES = (*NAMED_OBJECT_FAMILIES, 'recall')
-MAIN = EvalCondition('main', 'the unchanged policy', ALL_FAMILIES, make_plain_trial)
+
+
+def make_condition(
+    name: str, description: str = '', families: tuple[str, ...] = ALL_FAMILIES, **named: Any
+) -> EvalCondition:
+    """Return a condition with plain trials; `named` are further fields of EvalCondition."""
+    return EvalCondition(name, description, families, make_plain_trial, **named)
+
+
+MAIN = make_condition('main', 'the unchanged policy')
 CONDITIONS: Mapping[str, EvalCondition] = {
     condition.name: condition
     for condition in (
@@ -126,61 +120,32 @@ CONDITIONS: Mapping[str, EvalCondition] = {
             NAMED_OBJECT_FAMILIES,
             make_held_out_trial,
         ),
-        EvalCondition(
+        make_condition(
             'memory_reset',
             'memory reset to the newest frame before every block',
             ('recall', 'touch'),
-            make_plain_trial,
             ablation='memory_reset',
         ),
-        EvalCondition(
+        make_condition(
             'imagined_context',
             'predicted latents replace observed ones in the memory',
-            ALL_FAMILIES,
-            make_plain_trial,
             ablation='imagined_context',
         ),
-        EvalCondition(
-            'steps_1',
-            'one denoising step',
-            ALL_FAMILIES,
-            make_plain_trial,
-            inference_options={'steps': 1},
+        make_condition('steps_1', 'one denoising step', inference_options={'steps': 1}),
+        make_condition('steps_4', 'four denoising steps', inference_options={'steps': 4}),
+        make_condition('steps_full', 'sixteen denoising steps', inference_options={'steps': 16}),
+        make_condition(
+            'guided', 'with classifier-free guidance', inference_options={'guidance': 2.0}
         ),
-        EvalCondition(
-            'steps_4',
-            'four denoising steps',
-            ALL_FAMILIES,
-            make_plain_trial,
-            inference_options={'steps': 4},
-        ),
-        EvalCondition(
-            'steps_full',
-            'sixteen denoising steps',
-            ALL_FAMILIES,
-            make_plain_trial,
-            inference_options={'steps': 16},
-        ),
-        EvalCondition(
-            'guided',
-            'with classifier-free guidance',
-            ALL_FAMILIES,
-            make_plain_trial,
-            inference_options={'guidance': 2.0},
-        ),
-        EvalCondition(
+        make_condition(
             'flash',
             'one step of a model trained for it (Flash)',
-            ALL_FAMILIES,
-            make_plain_trial,
             inference_options={'steps': 1},
             checkpoint='flash_checkpoint',
         ),
-        EvalCondition(
+        make_condition(
             'behavior_cloning',
             'behavior cloning without video, same model size',
-            ALL_FAMILIES,
-            make_plain_trial,
             checkpoint='bc_checkpoint',
         ),
     )

@@ -1,13 +1,14 @@
 """Compute metrics of trial results: rates with intervals, times, execution metrics."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from math import log10, sqrt
+from math import log10
 
 import numpy as np
+from scipy.stats import binomtest
 
 from wam_learning.evaluation.trials import TrialResult
 
-Z_95 = 1.959963985  # two-sided 95 %
+CONFIDENCE = 0.95
 MAX_PSNR_DB = 60.0  # equal images have no finite PSNR
 
 
@@ -17,10 +18,8 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
         raise ValueError(f'{successes} successes in {trials} trials')
     if not trials:
         return 0.0, 1.0
-    rate, z2 = successes / trials, Z_95 * Z_95
-    center = (rate + z2 / (2 * trials)) / (1 + z2 / trials)
-    half = Z_95 * sqrt(rate * (1 - rate) / trials + z2 / (4 * trials**2)) / (1 + z2 / trials)
-    return max(0.0, center - half), min(1.0, center + half)
+    found = binomtest(successes, trials).proportion_ci(CONFIDENCE, 'wilson')
+    return float(found.low), float(found.high)
 
 
 def compute_rate(outcomes: Iterable[bool], prefix: str) -> dict[str, float | int]:

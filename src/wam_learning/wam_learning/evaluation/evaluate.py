@@ -30,9 +30,9 @@ from wam_learning.evaluation.eval_conditions import (
 from wam_learning.evaluation.eval_worker import EXPERT, EvalJob
 from wam_learning.evaluation.rollout import EXECUTIONS
 from wam_learning.evaluation.trials import TrialResult
+from wam_policy.command_line import CommandParser
 from wam_policy.core.robot import checkpoints
 from wam_policy.core.session.model_requests import NEW_NOISE
-from wam_policy.deprecated_options import replace_deprecated
 from wam_policy.model.checkpoint import adapter_folder
 from wam_policy.model.checkpoint import model_spec as designs
 from wam_policy.model.checkpoint.model_spec import ModelSpec
@@ -66,9 +66,7 @@ DEPRECATED_FLAGS = {
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line; exit with a message if it is invalid."""
-    parser = argparse.ArgumentParser(
-        prog='./wam eval', description=(__doc__ or '').split('\n\n')[0]
-    )
+    parser = CommandParser('./wam eval', (__doc__ or '').split('\n\n')[0], DEPRECATED_FLAGS)
     parser.add_argument('--robot', choices=robots.list_robots(), default='agibot_g1')
     parser.add_argument(
         '--checkpoint',
@@ -131,8 +129,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     _add_simulated_time_arguments(parser)
     _add_sampling_arguments(parser)
-    given = sys.argv[1:] if argv is None else argv
-    options = parser.parse_args(replace_deprecated(given, DEPRECATED_FLAGS))
+    options = parser.parse(argv)
     options.families = tuple(filter(None, options.families.split(',')))
     options.baselines = _parse_baselines(parser, options)
     _check_options(parser, options)
@@ -239,19 +236,14 @@ def _parse_baselines(
     return selected
 
 
-def _check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+def _check_options(parser: CommandParser, options: argparse.Namespace) -> None:
     for family in options.families:
         if family not in ALL_FAMILIES:
             parser.error(f'--families: no {family!r}; known: {", ".join(ALL_FAMILIES)}')
     if not options.families:
         parser.error('--families: want at least one')
-    for name in ('episodes', 'workers', 'baseline_episodes'):
-        if getattr(options, name) is not None and getattr(options, name) < 1:
-            parser.error(f'--{name.replace("_", "-")}: want 1 or more')
-    for name in ('report', 'trial_log'):
-        path = getattr(options, name)
-        if path is not None and not path.absolute().parent.is_dir():
-            parser.error(f'--{name.replace("_", "-")}: no folder {path.absolute().parent}')
+    parser.require_positive(options, 'episodes', 'workers', 'baseline_episodes')
+    parser.require_folders(options, 'report', 'trial_log')
     if options.noise_scale is not None and not 0 <= options.noise_scale <= 1:
         parser.error(f'--noise-scale: want 0 to 1, got {options.noise_scale:g}')
     if options.noise_scale is not None and not options.no_ros:

@@ -24,6 +24,7 @@ from wam_learning.training import training_setup
 from wam_learning.training.losses import NoisedSample
 from wam_learning.training.training_model import PromptEncoder, TextBatch, TrainingModel
 from wam_learning.training.training_setup import InitConfig
+from wam_policy.command_line import CommandParser
 from wam_policy.core.robot.checkpoints import resolve_base, resolve_checkpoint
 from wam_policy.model.network.video_action_dit import CLEAN_TIME
 from wam_policy.model.robot_policy import InferenceOptions
@@ -211,7 +212,7 @@ def format_table(report: Mapping[str, Any]) -> str:
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line; exit with a message if it is invalid."""
-    parser = argparse.ArgumentParser(prog='./wam eval-imagination', description=__doc__)
+    parser = CommandParser('./wam eval-imagination', __doc__)
     add = parser.add_argument
     add('data', nargs='+', type=Path, help='data sets that the checkpoint was not trained on')
     add('--checkpoint', default='mini', help='folder or name of a shipped model')
@@ -221,10 +222,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add('--steps', type=int, default=16, metavar='N', help='denoising steps of the imagined video')
     add('--seed', type=int, default=0)
     add('--report', type=Path, metavar='FILE', help='write the result as JSON')
-    options = parser.parse_args(arguments)
-    for name in ('windows', 'blocks', 'steps'):
-        if getattr(options, name) < 1:
-            parser.error(f'--{name}: want 1 or more')
+    options = parser.parse(arguments)
+    parser.require_positive(options, 'windows', 'blocks', 'steps')
     return options
 
 

@@ -14,6 +14,7 @@ from queue import SimpleQueue
 
 from wam_learning.evaluation.eval_worker import EvalJob
 from wam_learning.evaluation.trials import TrialResult
+from wam_policy.command_line import to_options
 
 STDERR_TAIL_LINES = 12
 
@@ -32,15 +33,8 @@ def run_trials(
         processes = [
             _EvalWorker(
                 [
-                    sys.executable,
-                    '-m',
-                    module,
-                    '--robot',
-                    robot,
-                    '--job-file',
-                    str(path),
-                    '--shard',
-                    f'{i}/{workers}',
+                    *(sys.executable, '-m', module),
+                    *to_options({'robot': robot, 'job_file': path, 'shard': f'{i}/{workers}'}),
                 ],
                 Path(folder) / f'errors.{i}',
             )

@@ -69,6 +69,35 @@ class RolloutPolicy(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class TimeBase:
+    """Hold what a rollout reads of a policy's geometry, as model.robot_policy.PolicyGeometry."""
+
+    frames_per_block: int
+    frame_period_s: float
+    window_blocks: int
+    step_dt_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class CommitCount:
+    """Hold what a rollout reads of a policy's memory, as model.streaming_session.MemoryUsage."""
+
+    frames: int
+    window_frames: int
+    commits: int
+    rebuilds: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class QueryTargets:
+    """Hold a query result; fields as in model.robot_policy.PolicyOutput."""
+
+    targets: np.ndarray  # float64 [horizon commanded], absolute
+    reference: np.ndarray  # float64 [commanded]
+    timings_ms: Mapping[str, float]
+
+
 class PolicyFailure(Exception):
     """Report that a policy could not answer; the trial has failed, others can follow."""
 

@@ -8,12 +8,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from wam_learning.evaluation.rollout import PolicyFailure, QuerySchedule
+from wam_learning.evaluation.rollout import (
+    CommitCount,
+    PolicyFailure,
+    QuerySchedule,
+    QueryTargets,
+    TimeBase,
+)
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.workers import protocol
 from wam_policy.workers.protocol import WorkerMessage
@@ -21,35 +26,6 @@ from wam_policy.workers.protocol import WorkerMessage
 START_TIMEOUT_S = 60.0  # a server may still load its model
 REQUEST_TIMEOUT_S = 60.0  # more than the worker's own limits
 EXIT_TIMEOUT_S = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class ServerGeometry:
-    """Hold the time base of a server's memory and actions."""
-
-    frames_per_block: int
-    frame_period_s: float
-    window_blocks: int
-    step_dt_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class ServerMemory:
-    """Hold what the worker reported of the server's memory."""
-
-    commits: int
-    frames: int
-    window_frames: int
-    rebuilds: int
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ServerTargets:
-    """Hold a query result; fields as in model.robot_policy.PolicyOutput."""
-
-    targets: np.ndarray  # float64 [horizon commanded], absolute
-    reference: np.ndarray  # float64 [commanded]
-    timings_ms: Mapping[str, float]
 
 
 class ServerPolicy:
@@ -82,7 +58,7 @@ class ServerPolicy:
                 f'policy server {server} learns what the robot executed of each answer, and only '
                 'policy_node tells it that: evaluate it through ROS, without --no-ros'
             )
-        self.geometry = ServerGeometry(
+        self.geometry = TimeBase(
             shape['frames_per_block'],
             shape['frame_period_s'],
             shape['window_blocks'],
@@ -95,9 +71,9 @@ class ServerPolicy:
         )
 
     @property
-    def memory(self) -> ServerMemory:
+    def memory(self) -> CommitCount:
         window = self.geometry.window_blocks
-        return ServerMemory(self._blocks, min(self._blocks, window), window, self._rebuilds)
+        return CommitCount(min(self._blocks, window), window, self._blocks, self._rebuilds)
 
     def reset(self, instruction: str) -> Mapping[str, float]:
         """Start a session; raise PolicyFailure if the server refuses."""
@@ -115,14 +91,14 @@ class ServerPolicy:
 
     def query(
         self, joints: np.ndarray, seed: int, newest: Mapping[str, np.ndarray] | None = None
-    ) -> ServerTargets:
+    ) -> QueryTargets:
         """Return the actions for measured positions [observed]."""
         self._sequence += 1
         arrays = {'joints': joints}
         arrays |= {f'newest/{camera}': pixels for camera, pixels in (newest or {}).items()}
         fields = {'sequence': self._sequence, 'stamp_ns': 0, 'seed': seed}
         answer = self._request('query', fields, arrays)
-        return ServerTargets(
+        return QueryTargets(
             answer.arrays['targets'], answer.arrays['reference'], answer.fields['timings_ms']
         )
 

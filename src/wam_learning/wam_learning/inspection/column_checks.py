@@ -8,10 +8,10 @@ import numpy as np
 from scipy.ndimage import maximum_filter1d, minimum_filter1d
 
 from wam_learning.data import gear_metadata
+from wam_learning.data.finding import ERROR, NOTE, WARNING, Finding
 from wam_learning.data.lerobot.column_mapping import KeySource
 from wam_learning.data.lerobot.dataset_metadata import DatasetMetadata
 from wam_learning.inspection.dataset_reader import EpisodeColumns, list_names
-from wam_learning.inspection.finding import ERROR, NOTE, WARNING, Finding
 from wam_policy.core.robot.embodiment import Embodiment, ModelKey
 
 IDLE_WINDOW_S = 1.0

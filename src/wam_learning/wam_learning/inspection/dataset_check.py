@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from wam_learning.data.finding import ERROR, NOTE, Finding
 from wam_learning.data.lerobot.column_mapping import list_value_names
 from wam_learning.data.lerobot.dataset_metadata import DatasetMetadata, read_dataset_metadata
 from wam_learning.inspection import column_checks, stats_checks, training_fit, video_checks
@@ -15,9 +16,8 @@ from wam_learning.inspection.dataset_reader import (
     list_vector_names,
     read_episodes,
 )
-from wam_learning.inspection.finding import ERROR, NOTE, Finding
 from wam_learning.inspection.training_fit import TrainingFit
-from wam_policy.core.robot import embodiment
+from wam_policy import robot_folders
 from wam_policy.core.robot.embodiment import Embodiment
 
 READERS = {
@@ -91,7 +91,7 @@ def check_dataset(folder: Path, decoded: int, robot_name: str | None = None) -> 
         if robot_name is None or fit.name == robot_name
     )
     robot = (
-        embodiment.load_embodiment(robot_name)
+        robot_folders.load_robot(robot_name)
         if robot_name
         else training_fit.choose_robot(metadata, fits)
     )

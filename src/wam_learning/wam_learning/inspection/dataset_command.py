@@ -13,18 +13,15 @@ from pathlib import Path
 from wam_learning.data.episode_arrays import find_shards
 from wam_learning.inspection.dataset_check import check_dataset
 from wam_learning.inspection.dataset_page import write_page
-from wam_policy.core.robot import embodiment
+from wam_policy import robot_folders
+from wam_policy.command_line import CommandParser
 
 DEFAULT_VIDEOS, DEFAULT_EPISODES = 10, 12
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return the exit status."""
-    parser = argparse.ArgumentParser(
-        prog='./wam dataset',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = CommandParser('./wam dataset', __doc__)
     commands = parser.add_subparsers(dest='command', required=True)
     check = commands.add_parser(
         'check', help='say what it is, what can train on it, and its flaws'
@@ -44,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for command in (check, view):
         command.add_argument('folder', type=Path, metavar='DIR', help='the data set')
         command.add_argument(
-            '--robot', choices=embodiment.list_robots(), help='check for this robot alone'
+            '--robot', choices=robot_folders.list_robots(), help='check for this robot alone'
         )
         command.add_argument(
             '--videos',

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from wam_learning.data.finding import ERROR, WARNING, Finding
 from wam_learning.data.lerobot.column_mapping import list_value_names
 from wam_learning.data.lerobot.dataset_metadata import DatasetMetadata, EpisodeEntry, read_column
-from wam_learning.inspection.finding import ERROR, WARNING, Finding
 
 ROW_COLUMNS = ('timestamp', 'frame_index', 'episode_index', 'index', 'task_index')
 VECTOR_PREFIXES = ('observation.', 'action')

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from wam_learning.data import column_stats, gear_metadata
+from wam_learning.data.finding import WARNING, Finding
 from wam_learning.data.lerobot.column_mapping import KeySource, gather
 from wam_learning.data.lerobot.dataset_metadata import (
     DatasetMetadata,
@@ -14,7 +15,6 @@ from wam_learning.data.lerobot.dataset_metadata import (
     read_lines,
 )
 from wam_learning.inspection.dataset_reader import EpisodeColumns, list_names
-from wam_learning.inspection.finding import WARNING, Finding
 from wam_policy.core.robot.embodiment import Embodiment
 
 TOLERANCE = 0.02  # of a column's range in the data set

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from wam_learning.data.lerobot.column_mapping import KeySource, map_cameras, map_vectors
 from wam_learning.data.lerobot.dataset_metadata import DatasetMetadata
-from wam_policy.core.robot import checkpoints, embodiment
+from wam_policy import robot_folders
+from wam_policy.core.robot import checkpoints
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.model.checkpoint import checkpoint_folder
 from wam_policy.model.checkpoint import model_spec as designs
@@ -33,8 +34,8 @@ class TrainingFit:
 def check_robots(metadata: DatasetMetadata) -> list[TrainingFit]:
     """Return for every known robot whether the columns and cameras of the data set fit."""
     return [
-        TrainingFit(name, tuple(_find_robot_reasons(metadata, embodiment.load_embodiment(name))))
-        for name in embodiment.list_robots()
+        TrainingFit(name, tuple(_find_robot_reasons(metadata, robot_folders.load_robot(name))))
+        for name in robot_folders.list_robots()
     ]
 
 
@@ -48,14 +49,14 @@ def check_models(metadata: DatasetMetadata, robot: Embodiment | None) -> list[Tr
 
 def choose_robot(metadata: DatasetMetadata, fits: Sequence[TrainingFit]) -> Embodiment | None:
     """Return the robot that the data set names, or the only one that fits it but for the name."""
-    if metadata.robot_type in embodiment.list_robots():
-        return embodiment.load_embodiment(metadata.robot_type)
+    if metadata.robot_type in robot_folders.list_robots():
+        return robot_folders.load_robot(metadata.robot_type)
     fitting = [
         fit.name
         for fit in fits
-        if not list(_find_column_reasons(metadata, embodiment.load_embodiment(fit.name)))
+        if not list(_find_column_reasons(metadata, robot_folders.load_robot(fit.name)))
     ]
-    return embodiment.load_embodiment(fitting[0]) if len(fitting) == 1 else None
+    return robot_folders.load_robot(fitting[0]) if len(fitting) == 1 else None
 
 
 def map_robot(

@@ -12,10 +12,10 @@ import av
 import numpy as np
 from av.error import FFmpegError
 
+from wam_learning.data.finding import ERROR, WARNING, Finding
 from wam_learning.data.lerobot.dataset_metadata import DatasetMetadata, EpisodeEntry
 from wam_learning.data.video_files import read_frames_at
 from wam_learning.inspection.dataset_reader import EpisodeColumns, shorten
-from wam_learning.inspection.finding import ERROR, WARNING, Finding
 
 INSTANTS = 12  # decoded per episode and camera
 FROZEN_DIFFERENCE = 0.25  # mean of the absolute differences, of 255: less is the same picture

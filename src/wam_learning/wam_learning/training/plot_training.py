@@ -21,7 +21,7 @@ mpl.use('Agg')
 from matplotlib import pyplot as plt  # noqa: E402 - the backend comes first
 
 from wam_learning.training import checkpoint_writer  # noqa: E402
-from wam_policy.deprecated_options import replace_deprecated  # noqa: E402
+from wam_policy.command_line import CommandParser  # noqa: E402
 
 TRAIN_CSV, HELD_OUT_CSV, SUCCESS_CSV = 'train.csv', 'heldout.csv', 'success.csv'
 METRICS = ('success_rate', 'success_low', 'success_high')
@@ -116,8 +116,8 @@ def _plot_columns(axis: Any, table: Mapping[str, Sequence[float]], names: Sequen
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog='./wam plot-training', description=(__doc__ or '').splitlines()[0]
+    parser = CommandParser(
+        './wam plot-training', (__doc__ or '').splitlines()[0], {'--trials': '--eval-episodes'}
     )
     parser.add_argument('checkpoint', type=Path, help='folder that ./wam train wrote')
     parser.add_argument(
@@ -133,8 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('--robot', default='agibot_g1')
     parser.add_argument('--seed', type=int, default=9_700_000, help='of the first scene')
     parser.add_argument('--workers', type=int, default=2, metavar='N')
-    given = sys.argv[1:] if arguments is None else arguments
-    options = parser.parse_args(replace_deprecated(given, {'--trials': '--eval-episodes'}))
+    options = parser.parse(arguments)
     folder = options.checkpoint / 'training'
     try:
         if options.eval_episodes > 0:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from wam_policy.deprecated_options import replace_deprecated
+from wam_policy.command_line import CommandParser
 
 GENERATE_MODULE = 'wam_learning.demonstrations.generate_demos'
 TRAIN_MODULE = 'wam_learning.training.train'
@@ -179,8 +179,11 @@ def _read_last_line(path: Path) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the recipe; return 0, the status of the step that failed, or 130 after Ctrl-C."""
-    parser = argparse.ArgumentParser(
-        prog='./wam recipe', description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    parser = CommandParser(
+        './wam recipe',
+        __doc__,
+        {'--share': '--scale', '--show': '--dry-run'},
+        formatter_class=argparse.RawTextHelpFormatter,
     )
     parser.add_argument(
         '--out',
@@ -204,14 +207,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help='cores to keep busy (default: %(default)s)',
     )
     parser.add_argument('--dry-run', action='store_true', help='print the commands, run nothing')
-    given = sys.argv[1:] if arguments is None else arguments
-    options = parser.parse_args(
-        replace_deprecated(given, {'--share': '--scale', '--show': '--dry-run'})
-    )
+    options = parser.parse(arguments)
     if not 0 < options.scale <= 1:
         parser.error(f'--scale: want (0, 1], got {options.scale:g}')
-    if options.workers < 1:
-        parser.error(f'--workers: want 1 or more, got {options.workers}')
+    parser.require_positive(options, 'workers')
     steps = list_steps(options.scale)
     if options.dry_run:
         for step in steps:

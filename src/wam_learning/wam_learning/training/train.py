@@ -34,9 +34,9 @@ from wam_learning.training.trainer import Trainer, TrainerConfig
 from wam_learning.training.training_logger import TrainingLogger
 from wam_learning.training.training_setup import STAGES, InitConfig, TrainingStage
 from wam_learning.training.validation import HeldOutEvaluator, format_summary
-from wam_policy.core.robot import embodiment
+from wam_policy import robot_folders
+from wam_policy.command_line import CommandParser
 from wam_policy.core.robot.checkpoints import resolve_base, resolve_checkpoint
-from wam_policy.deprecated_options import replace_deprecated
 from wam_policy.model.checkpoint import adapter_folder, checkpoint_folder
 from wam_policy.model.checkpoint.checkpoint_folder import WorldActionModel
 from wam_policy.model.encoders.conv_vae import ConvVae
@@ -319,7 +319,7 @@ class _TrainingRun:
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line; exit with a message if it is invalid."""
-    parser = argparse.ArgumentParser(prog='./wam train', description=__doc__)
+    parser = CommandParser('./wam train', __doc__, DEPRECATED_FLAGS)
     add = parser.add_argument
     add('data', nargs='+', type=Path, help='data set folders of one robot')
     add('--out', type=Path, required=True, help='checkpoint folder to write')
@@ -371,7 +371,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add('--threads', type=int, default=1, help='of this process, on a CPU')
     add('--no-resume', action='store_true', help='ignore an interrupted run in --out')
     given = _replace_deprecated_stage(sys.argv[1:] if arguments is None else arguments)
-    return parser.parse_args(replace_deprecated(given, DEPRECATED_FLAGS))
+    return parser.parse(given)
 
 
 def _add_delay_arguments(add: Callable[..., Any]) -> None:
@@ -437,7 +437,7 @@ def _make_accelerator(options: argparse.Namespace) -> 'Accelerator | None':
 def _read_tag(folders: Sequence[Path]) -> str:
     """Return the model tag of the data sets' robot, for which a shipped model is selected."""
     metadata = episode_arrays.read_dataset_metadata(episode_arrays.find_shards(folders[0])[0])
-    return embodiment.load_embodiment(metadata.robot_type).model_tag
+    return robot_folders.load_robot(metadata.robot_type).model_tag
 
 
 def _train(options: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from diagnostic_updater import DiagnosticStatusWrapper, Updater
-from lifecycle_msgs.msg import TransitionDescription
+from lifecycle_msgs.msg import State, TransitionDescription
 from lifecycle_msgs.srv import ChangeState, GetAvailableTransitions
 from rcl_interfaces.msg import SetParametersResult
 from rcl_interfaces.srv import SetParameters, SetParametersAtomically
@@ -27,6 +27,11 @@ from wam_policy.core.session.policy_health import DiagnosticLevel
 LOG_PERIOD_S = 10.0  # the same fault again is logged this often; all are counted
 MAX_REASON = 300  # characters; a request may put any text into an error
 DIAGNOSTICS_TASK = 'callbacks'
+ENDING_STATES = (
+    State.TRANSITION_STATE_CLEANINGUP,
+    State.TRANSITION_STATE_SHUTTINGDOWN,
+    State.TRANSITION_STATE_ERRORPROCESSING,
+)
 
 ServiceCallback = Callable[[Any, Any], Any]
 
@@ -43,11 +48,16 @@ class CallbackGuard:
     """Answer what does not fit, record what fails; one per node, made in its constructor."""
 
     def __init__(
-        self, node: Node, updater: Updater, on_fault: Callable[[str], None] | None = None
+        self,
+        node: Node,
+        updater: Updater,
+        on_fault: Callable[[str], None] | None = None,
+        release: Callable[[], None] = lambda: None,
     ) -> None:
         """Guard the services that rclpy made; `on_fault(reason)` is the node's own reaction.
 
-        It may be called from any thread in which `record` is called.
+        It may be called from any thread in which `record` is called. `release` undoes the
+        configuration, as far as there is one: it runs first in cleanup, shutdown and error.
         """
         self._node, self._on_fault = node, on_fault
         self._logged_s: dict[tuple, float] = {}  # (type, file, line) -> when it was logged
@@ -67,7 +77,8 @@ class CallbackGuard:
                 )
         if isinstance(node, LifecycleNode):
             for state_id, callback in node._callbacks.items():
-                node._callbacks[state_id] = partial(self._run_transition, callback)
+                prepare = release if state_id in ENDING_STATES else lambda: None
+                node._callbacks[state_id] = partial(self._run_transition, prepare, callback)
         updater.add(DIAGNOSTICS_TASK, self._diagnose)
 
     def create_service(self, service_type: Any, name: str, callback: ServiceCallback) -> Service:
@@ -165,11 +176,13 @@ class CallbackGuard:
 
     def _run_transition(
         self,
+        prepare: Callable[[], None],
         callback: Callable[[LifecycleState], TransitionCallbackReturn],
         state: LifecycleState,
     ) -> TransitionCallbackReturn:
         """Run a transition; rclpy turns what it raises into ERROR without a word."""
         try:
+            prepare()
             return callback(state)
         except Exception as error:  # noqa: BLE001 - recorded
             self.record(error)

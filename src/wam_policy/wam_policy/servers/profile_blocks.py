@@ -7,7 +7,6 @@ from typing import Any
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.core.robot.kinematics import ToolFrame
 from wam_policy.core.robot.strict_yaml import StrictMapping, parse_float
-from wam_policy.servers.codecs.codec_table import CODECS
 from wam_policy.servers.mapping import message_template, rotation_format
 from wam_policy.servers.mapping.nested_keys import KeyPath
 from wam_policy.servers.profile_fields import (
@@ -67,14 +66,6 @@ def _parse_timeouts(table: StrictMapping) -> ServerTimeouts:
     }
     limits.reject_unknown_keys()
     return ServerTimeouts(**values)
-
-
-def parse_codec(document: StrictMapping) -> str:
-    return (
-        parse_choice(document, 'codec', tuple(CODECS))
-        if 'codec' in document
-        else next(iter(CODECS))
-    )
 
 
 def parse_operations(

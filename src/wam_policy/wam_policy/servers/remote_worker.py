@@ -132,15 +132,7 @@ class RemoteWorker:
                     return
                 if request.kind == 'hello':
                     continue  # answered by `ready`
-                answer = self._handle_request(request)
-                protocol.send(
-                    self._sock,
-                    WorkerMessage(
-                        answer.kind,
-                        {**answer.fields, 'id': request.fields.get('id')},
-                        answer.arrays,
-                    ),
-                )
+                protocol.send(self._sock, self._handle_request(request).with_id_of(request))
             except protocol.PeerClosed:
                 return
 

@@ -13,8 +13,8 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from wam_policy.core.robot import embodiment
-from wam_policy.deprecated_options import replace_deprecated
+from wam_policy import robot_folders
+from wam_policy.command_line import CommandParser
 from wam_policy.servers import server_profile
 from wam_policy.servers.client.policy_client import PolicyClient, make_server_url
 from wam_policy.servers.handshake import IncompatibleServer
@@ -38,12 +38,10 @@ RETRY_PERIOD_S = 0.25  # between tries to connect; one that is refused takes abo
 DISCONNECT_GRACE_S = 0.2  # from the closing of the socket to the exit during a request
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> CommandParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
-        prog='python -m wam_policy.servers.run_remote_worker',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = CommandParser(
+        'python -m wam_policy.servers.run_remote_worker', __doc__, RENAMED_OPTIONS
     )
     parser.add_argument(
         '--server',
@@ -93,7 +91,7 @@ def log(text: str) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve the node, or only check the server if there is no --fd; return the exit status."""
-    robot = embodiment.load_embodiment(arguments.embodiment)
+    robot = robot_folders.load_robot(arguments.embodiment)
     profile = server_profile.load_for_robot(arguments.server_profile, robot)
     url = make_server_url(arguments.server, profile)
 
@@ -144,13 +142,8 @@ def connect_worker(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run; return the exit status (see workers.protocol)."""
     parser = make_parser()
-    arguments = parser.parse_args(
-        replace_deprecated(sys.argv[1:] if argv is None else argv, RENAMED_OPTIONS)
-    )
-    for name in ('query_timeout', 'reset_timeout'):
-        if not getattr(arguments, name) > 0:
-            option = f'--{name.replace("_", "-")}'
-            parser.error(f'{option}: want more than 0 s, got {getattr(arguments, name):g}')
+    arguments = parser.parse(argv)
+    parser.require_positive(arguments, 'query_timeout', 'reset_timeout', unit=' s')
     try:
         return run(arguments)
     except (ValueError, ConnectionRejected, IncompatibleServer) as error:

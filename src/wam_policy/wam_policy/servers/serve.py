@@ -16,9 +16,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from wam_policy.core.robot import checkpoints, embodiment
+from wam_policy import robot_folders
+from wam_policy.command_line import CommandParser
+from wam_policy.core.robot import checkpoints
 from wam_policy.core.robot.embodiment import Embodiment
-from wam_policy.deprecated_options import replace_deprecated
 from wam_policy.servers import profile_service, server_profile
 from wam_policy.servers.server_profile import ServerProfile
 from wam_policy.servers.serving_engine import ServerBackend, make_worker_spec
@@ -37,14 +38,13 @@ RENAMED_OPTIONS = {
     '--grace': '--shutdown-timeout',
     '--answer-timeout': '--query-timeout',
 }
+TIMEOUTS = ('shutdown_timeout', 'start_timeout', 'query_timeout')
 LOOPBACK = ('127.0.0.1', '::1', 'localhost')
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> CommandParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
-        prog='wam serve', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser('wam serve', __doc__, RENAMED_OPTIONS)
     parser.add_argument(
         '--server-profile',
         default='',
@@ -140,23 +140,9 @@ def _add_limit_options(limit_group: argparse._ArgumentGroup) -> None:
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line; exits with status 2 and a message if it is invalid."""
     parser = make_parser()
-    arguments = parser.parse_args(
-        replace_deprecated(sys.argv[1:] if argv is None else argv, RENAMED_OPTIONS)
-    )
-    for name in (
-        'threads',
-        'max_sessions',
-        'max_connections',
-        'max_batch',
-        'max_message_mib',
-        'shutdown_timeout',
-        'start_timeout',
-        'query_timeout',
-    ):
-        if not getattr(arguments, name) > 0:
-            parser.error(
-                f'--{name.replace("_", "-")}: want more than 0, got {getattr(arguments, name):g}'
-            )
+    arguments = parser.parse(argv)
+    counts = ('threads', 'max_sessions', 'max_connections', 'max_batch', 'max_message_mib')
+    parser.require_positive(arguments, *counts, *TIMEOUTS)
     if not 0 <= arguments.port < 65536:
         parser.error(f'--port: want 0 to 65535, got {arguments.port}')
     arguments.devices = tuple(arguments.devices.split(','))
@@ -249,7 +235,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return the exit status."""
     arguments = parse_arguments(argv)
     try:
-        robot = embodiment.load_embodiment(arguments.embodiment)
+        robot = robot_folders.load_robot(arguments.embodiment)
         listeners = load_listeners(arguments, robot)
         # random weights are served only where they are asked for
         arguments.checkpoint = arguments.checkpoint or checkpoints.DEFAULT_CHECKPOINT

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from wam_policy.core.robot import embodiment
+from wam_policy import robot_folders
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.core.robot.strict_yaml import StrictMapping
 from wam_policy.servers import image_resize, profile_blocks
+from wam_policy.servers.codecs.codec_table import CODECS
 from wam_policy.servers.profile_blocks import (
     parse_choice,
     parse_key_path,
@@ -83,7 +84,7 @@ def _list_names_for_robot(robot: Embodiment) -> list[str]:
 
 
 def _parse_profile(document: StrictMapping) -> ServerProfile:
-    robot = embodiment.load_embodiment(document.read_str('robot'))
+    robot = robot_folders.load_robot(document.read_str('robot'))
     request, shown = document.read_mapping('request'), document.read_mapping('pictures')
     actions, cameras = document.read_mapping('actions'), document.read_mapping('cameras')
     frames = document.read_mapping('frames')
@@ -101,7 +102,7 @@ def _parse_profile(document: StrictMapping) -> ServerProfile:
         is_default=parse_choice(document, 'default', (True, False)),
         url_path=parse_optional_text(document, 'path') or '',
         transport=profile_blocks.parse_transport(document),
-        codec=profile_blocks.parse_codec(document),
+        codec=parse_optional_choice(document, 'codec', tuple(CODECS)),
         operations=profile_blocks.parse_operations(document, session_key, endpoint_key),
         prompt_key=prompt_key,
         prompt_lists=_read_optional(request, 'prompt_lists', 0),

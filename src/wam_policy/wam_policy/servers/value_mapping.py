@@ -26,21 +26,6 @@ from wam_policy.servers.mapping.nested_keys import (
 from wam_policy.servers.mapping.pose_mapping import PoseMapper
 from wam_policy.servers.profile_fields import FixedGroup, JointGroup, PoseGroup, ServerProfile
 
-__all__ = (
-    'DecodedRequest',
-    'ProfileMismatch',
-    'decode_actions',
-    'decode_images',
-    'decode_request',
-    'decode_state',
-    'encode_actions',
-    'encode_images',
-    'encode_request',
-    'encode_rows',
-    'encode_state',
-    'has_images',
-)
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DecodedRequest:

@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from wam_policy.core.robot import checkpoints, embodiment
+from wam_policy import robot_folders
+from wam_policy.command_line import CommandParser
+from wam_policy.core.robot import checkpoints
 from wam_policy.model.checkpoint import checkpoint_folder
 from wam_policy.model.execution import onnx_export, quantization, tensorrt_engine
 from wam_policy.model.robot_policy import InferenceOptions, Policy
@@ -40,11 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
-        prog='wam engine',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = CommandParser('wam engine', __doc__)
     commands = parser.add_subparsers(required=True, metavar='COMMAND')
 
     def command(name: str, run: object, text: str) -> argparse.ArgumentParser:
@@ -119,7 +117,7 @@ def calibrate(arguments: argparse.Namespace) -> None:
         load_checkpoint(
             arguments, torch.float32 if arguments.device == 'cpu' else SURROUNDING_DTYPE
         ),
-        embodiment.load_embodiment(arguments.embodiment),
+        robot_folders.load_robot(arguments.embodiment),
         InferenceOptions(pack_weights=False),
     )
     observations = RecordedObservations.load(arguments.observations)

@@ -3,7 +3,8 @@
 import argparse
 from dataclasses import dataclass
 
-from wam_policy.core.robot import checkpoints, embodiment
+from wam_policy import robot_folders
+from wam_policy.core.robot import checkpoints
 from wam_policy.core.robot.checkpoints import InferenceDefaults
 
 SAMPLERS = ('full16', 'static8', 'static4', 'dynamic4', 'one_step')
@@ -169,7 +170,7 @@ def resolve_defaults(arguments: argparse.Namespace) -> None:
 
     Raises ValueError if the robot, the checkpoint or its base does not exist.
     """
-    tag = embodiment.load_embodiment(arguments.embodiment).model_tag
+    tag = robot_folders.load_robot(arguments.embodiment).model_tag
     arguments.checkpoint = checkpoints.resolve_checkpoint(arguments.checkpoint, tag)
     arguments.base = checkpoints.resolve_base(arguments.base)
     sampling = resolve_sampling(

@@ -18,7 +18,7 @@ import struct
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Never
 
@@ -67,6 +67,10 @@ class WorkerMessage:
     kind: str
     fields: Mapping[str, Any] = field(default_factory=lambda: _EMPTY)
     arrays: Mapping[str, np.ndarray] = field(default_factory=lambda: _EMPTY)
+
+    def with_id_of(self, request: 'WorkerMessage') -> 'WorkerMessage':
+        """Return this message with the id of the request that it answers."""
+        return replace(self, fields={**self.fields, 'id': request.fields.get('id')})
 
 
 def make_socket_pair() -> tuple[socket.socket, socket.socket]:

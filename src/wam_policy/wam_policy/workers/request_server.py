@@ -99,11 +99,8 @@ class WorkerServer:
             if request.kind == 'stop':
                 return
             answer = self._handle_request(kinds.get(request.kind), request)
-            answer = WorkerMessage(
-                answer.kind, {**answer.fields, 'id': request.fields.get('id')}, answer.arrays
-            )
             try:
-                protocol.send(self._sock, answer)
+                protocol.send(self._sock, answer.with_id_of(request))
             except protocol.PeerClosed:
                 return
             if request.kind in COLLECT_GARBAGE_AFTER:

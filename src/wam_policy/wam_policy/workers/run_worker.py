@@ -4,7 +4,6 @@ Without --fd it runs a benchmark instead: it loads, answers a few queries on gra
 how long they took.
 """
 
-import argparse
 import ctypes
 import gc
 import json
@@ -19,8 +18,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wam_policy.core.robot import checkpoints, embodiment
-from wam_policy.deprecated_options import replace_deprecated
+from wam_policy import robot_folders
+from wam_policy.command_line import CommandParser
+from wam_policy.core.robot import checkpoints
 from wam_policy.workers import model_options, protocol
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help and usage errors need not wait
@@ -75,13 +75,9 @@ class WorkerSettings:
     benchmark_queries: int
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> CommandParser:
     """Describe the command line."""
-    parser = argparse.ArgumentParser(
-        prog='python -m wam_policy.workers.run_worker',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = CommandParser('python -m wam_policy.workers.run_worker', __doc__, RENAMED_OPTIONS)
     model_options.add_arguments(parser)
     parser.add_argument(
         '--memory-update',
@@ -145,19 +141,15 @@ def make_parser() -> argparse.ArgumentParser:
 def parse_settings(argv: Sequence[str]) -> WorkerSettings:
     """Parse a command line; exit with a usage error if it is wrong."""
     parser = make_parser()
-    values = vars(parser.parse_args(replace_deprecated(argv, RENAMED_OPTIONS)))
-    for name in (
-        'threads',
-        'max_sessions',
-        'benchmark_queries',
-        'start_timeout',
-        'peer_timeout',
-    ):
-        if not values[name] > 0:
-            parser.error(f'--{name.replace("_", "-")}: want more than 0, got {values[name]}')
-    if values['world_size'] == 2 and values['role'] == 'both':
+    options = parser.parse(argv)
+    parser.require_positive(
+        options, 'threads', 'max_sessions', 'benchmark_queries', 'start_timeout', 'peer_timeout'
+    )
+    if options.world_size == 2 and options.role == 'both':
         parser.error('--role both needs no second worker: use --world-size 1')
-    return WorkerSettings(**{field.name: values[field.name] for field in fields(WorkerSettings)})
+    return WorkerSettings(
+        **{field.name: getattr(options, field.name) for field in fields(WorkerSettings)}
+    )
 
 
 def log(role: str, text: str) -> None:
@@ -181,7 +173,7 @@ def build_policy(settings: WorkerSettings) -> 'Policy':
 
     Raises ValueError or FileNotFoundError for arguments that can never work.
     """
-    robot = embodiment.load_embodiment(settings.embodiment)
+    robot = robot_folders.load_robot(settings.embodiment)
     base = checkpoints.resolve_base(settings.base)
 
     import torch

@@ -7,12 +7,12 @@ of others are shown as far as their topics allow.
 Exit status: 0 success, 1 a bag could not be read, 2 invalid arguments.
 """
 
-import argparse
 import sys
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 
+from wam_policy.command_line import CommandParser
 from wam_policy.recording import bag_command
 from wam_tools.episode_view.episode_reader import read_episode
 from wam_tools.episode_view.page_writer import make_page
@@ -20,11 +20,7 @@ from wam_tools.episode_view.page_writer import make_page
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write a page per bag and return the exit status."""
-    parser = argparse.ArgumentParser(
-        prog='./wam episode',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = CommandParser('./wam episode', __doc__)
     commands = parser.add_subparsers(dest='command', required=True)
     text = 'write one HTML page per episode, readable offline'
     view = commands.add_parser('view', help=text, description=text)

@@ -151,6 +151,25 @@ def set_large_effort(msg: JointState) -> None:
     msg.effort = [1e3, *_list_efforts(msg)[1:]]
 
 
+def set_large_and_nan_effort(msg: JointState) -> None:
+    """Set the effort of the first joint to more than any motor has, and the last one to NaN."""
+    msg.effort = [1e3, *_list_efforts(msg)[1:-1], float('nan')]
+
+
+def remove_efforts(msg: JointState) -> None:
+    msg.effort = []
+
+
+def shift_far(msg: JointState) -> None:
+    """Set the second joint 60 rad away from where it is, as with a raw encoder count."""
+    msg.position[1] += 60.0
+
+
+def set_millimeters(msg: JointState) -> None:
+    """Set the last joint, a gripper, to its opening in millimeters."""
+    msg.position[-1] = 45.0
+
+
 def rename_joints(msg: JointState) -> None:
     msg.name = [f'other_{name}' for name in msg.name]
 
@@ -238,6 +257,10 @@ CORRUPTIONS: dict[str, Callable[..., Corruption]] = {
     'degrees': lambda: make_message_edit(JointState, scale_to_degrees),
     'nan effort': lambda: make_message_edit(JointState, set_nan_efforts),
     'large effort': lambda: make_message_edit(JointState, set_large_effort),
+    'large and nan effort': lambda: make_message_edit(JointState, set_large_and_nan_effort),
+    'no effort': lambda: make_message_edit(JointState, remove_efforts),
+    'far': lambda: make_message_edit(JointState, shift_far),
+    'millimeters': lambda: make_message_edit(JointState, set_millimeters),
     'split': lambda: split_joint_state,
     'rename': lambda: make_message_edit(JointState, rename_joints),
     'reorder': lambda: make_message_edit(JointState, reverse_joints),

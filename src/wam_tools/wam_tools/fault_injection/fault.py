@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from std_srvs.srv import SetBool, Trigger
 
@@ -109,3 +110,5 @@ class Fault:
     latches: bool = False  # an operator must release the stop
     required_feature: StackFeature = StackFeature.NOTHING  # of the stack
     note: str = ''  # remark in the row
+    # for rows that start what they need themselves: (fault, folder, ROS domain) -> FaultResult
+    run_alone: Callable[..., Any] | None = None

@@ -16,7 +16,7 @@ from wam_tools.stack_launch import StackLaunchError
 
 READY_S, RECOVERY_S = 60.0, 60.0
 STATUS_S = 3.0  # the simulator publishes its status every 0.5 s
-NOT_JUDGED = 'not judged'
+NOT_JUDGED, MAX_ERROR_CHARACTERS = 'not judged', 300
 DISTURBED = r'^motion: (?!FIRST_MOVE|TRACKING)'
 
 
@@ -73,10 +73,10 @@ def run_fault(fault: Fault, bench: FaultTestBench) -> FaultResult:
         FaultResult(
             fault.name,
             False,
-            _elapsed_ms(detected_s, start_s),
+            elapsed_ms(detected_s, start_s),
             0.0,
             0,
-            _elapsed_ms(rested_s, start_s),
+            elapsed_ms(rested_s, start_s),
             recovered,
             round(1e3 * recovery_s, 1) if recovered else None,
             fault.note,
@@ -96,7 +96,8 @@ def collect_errors(problems: list[str]) -> Iterator[None]:
     except (StackLaunchError, OSError, ValueError, CalledProcessError, psutil.Error) as error:
         problems.append(str(error))
     except Exception as error:  # noqa: BLE001 - one row is not the table
-        problems.append(f'{NOT_JUDGED}: {type(error).__name__}: {error}')
+        text = str(error)[:MAX_ERROR_CHARACTERS]
+        problems.append(f'{NOT_JUDGED}: {type(error).__name__}: {text}')
 
 
 def _wait_detection(
@@ -181,5 +182,6 @@ def find_episode_error(path: Path) -> str:
     return '' if found.message_count else 'no messages'
 
 
-def _elapsed_ms(at_s: float | None, start_s: float) -> float | None:
+def elapsed_ms(at_s: float | None, start_s: float) -> float | None:
+    """Return the time from `start_s` in ms; None stays None."""
     return None if at_s is None else round(1e3 * (at_s - start_s), 1)

@@ -19,6 +19,7 @@ from control_msgs.msg import JointTrajectoryControllerState
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
+from rclpy.subscription import Subscription
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, JointState
 from trajectory_msgs.msg import JointTrajectory
@@ -87,28 +88,28 @@ class MessageRelay(Node):
     def __init__(self, robot: Embodiment) -> None:
         super().__init__('tamper')
         self._corruptions, self._delay_s, self._route_publishers = {}, {}, {}
+        self._route_subscriptions: dict[str, Subscription] = {}
         self._delayed_messages: list[tuple[float, int, str, bytes]] = []  # heap by due time
         self._count = 0
         self._routes = {route.name: route for route in make_routes(robot)}
         for route in self._routes.values():
-            subscribed, sent = (
-                (route.topic, route.hidden_topic)
-                if route.to_robot
-                else (route.hidden_topic, route.topic)
-            )
+            sent = route.hidden_topic if route.to_robot else route.topic
             self._corruptions[route.name], self._delay_s[route.name] = pass_through, 0.0
             self._route_publishers[route.name] = self.create_publisher(
                 route.message_type, sent, route.qos
             )
-            reliable = route.qos.reliability is ReliabilityPolicy.RELIABLE
-            self.create_subscription(
-                route.message_type,
-                subscribed,
-                partial(self._on_message, route.name),
-                HIDDEN_RELIABLE_QOS if reliable else HIDDEN_BEST_EFFORT_QOS,
-                raw=True,
-            )
+            self._subscribe(route)
         self.create_timer(TIMER_PERIOD_S, self._on_timer)
+
+    def _subscribe(self, route: RelayRoute) -> None:
+        reliable = route.qos.reliability is ReliabilityPolicy.RELIABLE
+        self._route_subscriptions[route.name] = self.create_subscription(
+            route.message_type,
+            route.topic if route.to_robot else route.hidden_topic,
+            partial(self._on_message, route.name),
+            HIDDEN_RELIABLE_QOS if reliable else HIDDEN_BEST_EFFORT_QOS,
+            raw=True,
+        )
 
     def handle_command(self, command: dict) -> None:
         """Set delay and corruption of a route; raise ValueError or KeyError if invalid."""
@@ -127,6 +128,11 @@ class MessageRelay(Node):
                 route.qos if command['reliable'] else HIDDEN_BEST_EFFORT_QOS,
             )
             self.destroy_publisher(before)
+        if command.get('subscribed', True):
+            if name not in self._route_subscriptions:
+                self._subscribe(route)
+        else:
+            self.destroy_subscription(self._route_subscriptions.pop(name))
         self._delay_s[name] = float(command.get('delay_s', 0.0))
         self._corruptions[name] = CORRUPTIONS[command.get('corruption', 'pass')](
             *command.get('values', ())

@@ -18,23 +18,26 @@ from dataclasses import asdict, replace
 from fnmatch import fnmatch
 from pathlib import Path
 
+from wam_policy.command_line import replace_deprecated
 from wam_policy.core.robot import embodiment
 from wam_policy.core.robot.embodiment import Embodiment
-from wam_policy.deprecated_options import replace_deprecated
 from wam_tools import demo_report
-from wam_tools.fault_injection import (
+from wam_tools.fault_injection import fault_runner
+from wam_tools.fault_injection.fault import Fault, FaultTestBench
+from wam_tools.fault_injection.fault_runner import FaultResult
+from wam_tools.fault_injection.faults import (
+    arm_faults,
+    check_faults,
     chunk_faults,
     clock_faults,
     command_faults,
-    fault_runner,
     instruction_faults,
     network_faults,
     process_faults,
+    request_faults,
     sensor_faults,
     storage_faults,
 )
-from wam_tools.fault_injection.fault import Fault, FaultTestBench
-from wam_tools.fault_injection.fault_runner import FaultResult
 from wam_tools.fault_injection.stack_client import STUB_CHECKPOINT, StackFeature, StackProcesses
 from wam_tools.fault_injection.stack_observer import StackClient, poll_until
 from wam_tools.stack_launch import StackLaunchError
@@ -48,6 +51,7 @@ def make_all_faults(robot: Embodiment) -> tuple[Fault, ...]:
     """Return all faults of a robot's stack, by family."""
     return (
         *process_faults.FAULTS,
+        *request_faults.FAULTS,
         *sensor_faults.make_camera_faults(robot),
         *sensor_faults.FAULTS,
         *chunk_faults.FAULTS,
@@ -56,6 +60,8 @@ def make_all_faults(robot: Embodiment) -> tuple[Fault, ...]:
         *network_faults.make_network_faults(robot),
         *storage_faults.FAULTS,
         *clock_faults.FAULTS,
+        *check_faults.FAULTS,
+        *(arm_faults.FAULTS if robot.name == arm_faults.ROBOT else ()),
     )
 
 
@@ -64,7 +70,9 @@ def sample_fault_pairs(faults: Sequence[Fault], count: int, seed: int) -> list[F
     fitting = [
         (a, b)
         for a, b in itertools.combinations(faults, 2)
-        if not set(a.components) & set(b.components) and a.required_feature is b.required_feature
+        if not set(a.components) & set(b.components)
+        and a.required_feature is b.required_feature
+        and a.run_alone is b.run_alone is None
     ]
     rng = random.Random(seed)  # noqa: S311 - no secret
     return [combine_faults(a, b) for a, b in rng.sample(fitting, min(count, len(fitting)))]
@@ -188,6 +196,10 @@ def run_faults(
         before = len(rows)
         inside = folder / f'stack-{before}'
         inside.mkdir()
+        if group[0].run_alone is not None:
+            rows.append(group[0].run_alone(group[0], inside, domain_id))
+            on_result(rows[-1])
+            continue
         with RunningTestBench(
             robot, inside, domain_id, checkpoint, group[0].required_feature
         ) as bench:

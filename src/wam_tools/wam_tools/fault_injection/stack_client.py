@@ -55,6 +55,7 @@ class StackFeature(StrEnum):
     NOTHING = 'nothing'
     CLOCK = 'clock'  # use /clock
     JOYSTICK = 'joystick'  # motion needs the button of a joystick held
+    CAN = 'can'  # no stack: arms on an emulated CAN bus
 
 
 class StackProcesses:
@@ -94,7 +95,7 @@ class StackProcesses:
             self.close()
             raise
 
-    def start_process(self, name: str) -> None:
+    def start_process(self, name: str, overrides: Mapping[str, object] | None = None) -> None:
         """Start one process; lifecycle nodes need `bring_up` afterwards."""
         relay = name == 'tamper'
         command = (
@@ -111,7 +112,7 @@ class StackProcesses:
                 '-m',
                 MODULES[name],
                 '--ros-args',
-                *self._make_ros_arguments(name),
+                *self._make_ros_arguments(name, overrides or {}),
             ]
         )
         with self.log_path(name).open('a') as log:
@@ -133,10 +134,10 @@ class StackProcesses:
         if not poll_until(lambda: self._step_lifecycle(name), BRING_UP_TIMEOUT_S, 0.1):
             raise StackLaunchError(f'{name} does not activate:\n{self.read_log_tail(name)}')
 
-    def restart_process(self, name: str) -> None:
-        """Restart a process and bring it up to its previous state."""
+    def restart_process(self, name: str, overrides: Mapping[str, object] | None = None) -> None:
+        """Restart a process, with other parameters, and bring it up to its previous state."""
         self.stop_process(name, signal.SIGKILL)
-        self.start_process(name)
+        self.start_process(name, overrides)
         self._client.expect_status(name)
         if name in LIFECYCLE_NODES:
             self.bring_up(name)
@@ -221,13 +222,14 @@ class StackProcesses:
     def _find_children(self) -> list[psutil.Process]:
         return find_descendants(owned_pids=[process.pid for process in self.processes.values()])
 
-    def _make_ros_arguments(self, name: str) -> list[str]:
+    def _make_ros_arguments(self, name: str, overrides: Mapping[str, object]) -> list[str]:
         remaps = {
             'sim': {
                 route.topic: route.hidden_topic
                 for route in make_routes(self.robot)
                 if route.name != 'chunks'
-            },
+            }
+            | _hide_controller_parameters(self.robot),
             'policy': {CHUNK_TOPIC: HIDDEN_PREFIX + CHUNK_TOPIC},
         }.get(name, {})
         parameters: Mapping[str, object] = {
@@ -253,6 +255,7 @@ class StackProcesses:
                 'embodiment': self.robot.name,
                 'use_sim_time': self._use_sim_time,
             }
+        parameters = {**parameters, **overrides}
         space: Sequence[str] = [] if name == 'sim' else ['-r', f'__ns:=/{STACK_NAMESPACE}']
         return [
             *space,
@@ -291,6 +294,13 @@ class StackProcesses:
         assert relay.stdout is not None
         if relay.stdout.readline().strip() != expected:
             raise StackLaunchError(f'the relay does not answer:\n{self.read_log_tail("tamper")}')
+
+
+def _hide_controller_parameters(robot: Embodiment) -> dict[str, str]:
+    """Return remaps of the simulator's services that StackClient answers in its place."""
+    bases = [controller.topic.rpartition('/')[0] for controller in robot.controllers]
+    names = [f'{base}/{what}_parameters' for base in bases for what in ('list', 'get')]
+    return {name: HIDDEN_PREFIX + name for name in names}
 
 
 def _format_parameter(value: object) -> str:

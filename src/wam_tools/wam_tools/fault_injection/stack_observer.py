@@ -22,6 +22,7 @@ from std_srvs.srv import Trigger
 from wam_msgs.msg import EpisodeStatus, MotionStatus, PolicyStatus, SimStatus
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.nodes import message_conversion, qos
+from wam_policy.nodes.controller_parameters import ControllerParameterServer
 from wam_policy.nodes.motion.control_loop import set_realtime_priority
 from wam_policy.nodes.run_node import ExecutorThread
 from wam_tools.fault_injection.message_relay import HIDDEN_PREFIX
@@ -32,6 +33,7 @@ REST_S, REST_RAD = 0.33, 2e-3  # joints that stay this close together for so lon
 LIMITED_QUANTITIES = ('velocity', 'acceleration', 'jerk', 'measured_velocity')
 LIMIT_TOLERANCE = 1e-6  # relative; the message has 32-bit floats
 JOYSTICK_RELEASED, JOYSTICK_HELD = [0], [1]  # its only button
+SIM_UPDATE_RATE_HZ = 500  # of the simulated controllers
 JOYSTICK_PERIOD_S = 0.05  # of joy_node by default
 # A node without a status for this long is reported as silent.
 STATUS_TIMEOUT_S = {'policy': 1.6, 'motion': 0.5, 'recorder': 1.6, 'sim': 1.6}
@@ -102,6 +104,10 @@ class StackClient(StackNode):
         self.joystick_buttons: list[int] | None = None  # None: it publishes nothing
         self._joystick_publisher = self.create_publisher(Joy, 'joy', qos.REQUEST)
         self.create_timer(JOYSTICK_PERIOD_S, self._publish_joystick)
+        # in place of the simulator's, which cannot be changed
+        self.controller_parameters = ControllerParameterServer(
+            self, robot, SIM_UPDATE_RATE_HZ
+        ).parameters
         self._executor_thread = ExecutorThread([self])
         os.sched_setscheduler(
             0, os.SCHED_OTHER, os.sched_param(0)
@@ -201,6 +207,7 @@ class StackClient(StackNode):
         super().on_motion_status(msg)
         self._record_status_time('motion')
         self.add_log_entry('motion', f'{msg.state_name}: {msg.reason}')
+        self.add_log_entry('checks', ', '.join(msg.inactive_checks))
         if rejected:
             self.add_log_entry('rejection', f'{msg.chunks_rejected}: {msg.reason}')
 

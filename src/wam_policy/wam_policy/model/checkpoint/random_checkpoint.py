@@ -4,7 +4,6 @@ For tests, speed measurements and dry runs without the real weights. Everything 
 untrained (`trained` false, statistics `synthetic`).
 """
 
-import argparse
 import json
 import math
 import struct
@@ -19,9 +18,9 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from wam_policy.command_line import CommandParser
 from wam_policy.core.robot import embodiment
 from wam_policy.core.robot.embodiment import Embodiment, ModelKey
-from wam_policy.deprecated_options import replace_deprecated
 from wam_policy.model.checkpoint import (
     normalization_stats,
     safetensors_shards,
@@ -300,8 +299,8 @@ def _write_json_files(spec: ModelSpec, robots: Sequence[Embodiment], folder: Pat
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write a checkpoint of random weights, in the layout of the released ones."""
-    parser = argparse.ArgumentParser(
-        prog='python -m wam_policy.model.checkpoint.random_checkpoint', description=main.__doc__
+    parser = CommandParser(
+        'python -m wam_policy.model.checkpoint.random_checkpoint', main.__doc__, DEPRECATED_OPTIONS
     )
     parser.add_argument('folder', type=Path)
     parser.add_argument(
@@ -321,8 +320,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar='BYTES',
         help='of one file (default: %(default)s)',
     )
-    given = sys.argv[1:] if arguments is None else arguments
-    chosen = parser.parse_args(replace_deprecated(given, DEPRECATED_OPTIONS))
+    chosen = parser.parse(arguments)
     spec = make_preset_spec(chosen.preset)
     robots = [embodiment.load_embodiment(name) for name in embodiment.list_robots()]
     if chosen.toy:

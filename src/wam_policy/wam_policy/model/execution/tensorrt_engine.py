@@ -133,7 +133,7 @@ class TensorRTEngine:
                 f'{model.dtype}: use that dtype or build it again'
             )
         trt = trt or import_tensorrt()
-        self._model, self._stream = model, stream
+        self.append_kv, self._stream = model.append_kv, stream
         self._runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
         self._engine = self._runtime.deserialize_cuda_engine(_map_plan(folder / PLAN_FILE))
         if self._engine is None:
@@ -143,17 +143,6 @@ class TensorRTEngine:
         self._execution_context = self._engine.create_execution_context()
         self._inputs = onnx_export.input_names(model.config, 'denoise')
         self._outputs = onnx_export.output_names(model.config, 'denoise')
-
-    def append_kv(
-        self,
-        video: Tensor,
-        clean: FlowTimeEmbedding,
-        rotation: Rotation,
-        context: list[ContextKV],
-        cache: KVCache,
-        condition: Tensor | None = None,
-    ) -> Any:
-        return self._model.append_kv(video, clean, rotation, context, cache, condition)
 
     def denoise(
         self,

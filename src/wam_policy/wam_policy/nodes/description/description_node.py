@@ -57,7 +57,7 @@ class DescriptionNode(LifecycleNode):
         )
         updater = Updater(self)
         updater.setHardwareID('none')
-        self.guard = CallbackGuard(self, updater)
+        self.guard = CallbackGuard(self, updater, release=self.close)
 
     # life
 
@@ -100,18 +100,6 @@ class DescriptionNode(LifecycleNode):
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._end_activity()
         return super().on_deactivate(state)
-
-    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self.close()
-        return super().on_cleanup(state)
-
-    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self.close()
-        return super().on_shutdown(state)
-
-    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self.close()
-        return super().on_error(state)
 
     def close(self) -> None:
         """Undo the configuration, as far as there is one."""

@@ -75,7 +75,7 @@ class MotionNode(LifecycleNode):
         self._diagnostics = MotionDiagnostics(
             self, self._take_snapshot, lambda: self._active and self._active.control_loop
         )
-        self.guard = CallbackGuard(self, self._diagnostics.updater, self._on_fault)
+        self.guard = CallbackGuard(self, self._diagnostics.updater, self._on_fault, self._release)
 
     @property
     def _robot(self) -> Embodiment:
@@ -211,18 +211,6 @@ class MotionNode(LifecycleNode):
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._end_activity('deactivated')
         return super().on_deactivate(state)
-
-    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._release()
-        return super().on_cleanup(state)
-
-    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._release()
-        return super().on_shutdown(state)
-
-    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._release()
-        return super().on_error(state)
 
     def close(self) -> None:
         """Ramp to rest and end the threads; the node is of no use afterwards."""

@@ -99,7 +99,7 @@ class PolicyNode(LifecycleNode):
             self._compute_age_limit_s,
             lambda: self._params.image_transport,
         )
-        self.guard = CallbackGuard(self, self._diagnostics.updater, self._on_fault)
+        self.guard = CallbackGuard(self, self._diagnostics.updater, self._on_fault, self._release)
         self._run_action = RunInstructionAction(
             self, lambda: bool(self._inputs), self._make_status
         )
@@ -227,18 +227,6 @@ class PolicyNode(LifecycleNode):
             policy.on_instruction('')
         self._publish_status()
         return super().on_deactivate(state)
-
-    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._release()
-        return super().on_cleanup(state)
-
-    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._release()
-        return super().on_shutdown(state)
-
-    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._release()
-        return super().on_error(state)
 
     def close(self) -> None:
         """End the workers; the node is of no use afterwards."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from wam_policy.command_line import to_options
 from wam_policy.core.observation.frame_history import BlockTiming
 from wam_policy.core.robot import checkpoints, embodiment
 from wam_policy.core.session.model_requests import (
@@ -67,21 +68,18 @@ def build_worker_spec(params: PolicyParams, checkpoint: str, base: str = '') -> 
         'threads': params.worker_threads,
         'engine': params.engine,
         'precision': params.precision,
-        **({} if params.kv_window == 'default' else {'kv-window': params.kv_window}),
-        **({'base': ground} if ground else {}),
-        **({'sampler': asking.sampler} if asking.sampler else {}),
-        **({'steps': asking.steps} if asking.steps else {}),
+        'kv-window': '' if params.kv_window == 'default' else params.kv_window,
+        'base': ground,
+        'sampler': asking.sampler,
+        'steps': asking.steps,
+        'guided-video': params.guided_video,
     }
-    flags = ('--guided-video',) if params.guided_video else ()
     return WorkerSpec(
         devices=params.devices,
         guided=model_options.needs_unconditional_branch(
             asking.sampler, asking.steps, asking.guidance_scale, params.guided_video
         ),
-        arguments=tuple(
-            part for key, value in arguments.items() for part in (f'--{key}', str(value))
-        )
-        + flags,
+        arguments=tuple(to_options(arguments)),
         program=(params.worker_python or sys.executable, '-m', 'wam_policy.workers.run_worker'),
         start_timeout_s=model_options.extend_start_timeout(params.start_timeout_s, params.engine),
     )
@@ -96,28 +94,21 @@ def select_checkpoint(checkpoint: str, robot_name: str) -> str:
 
 def _build_remote_spec(params: PolicyParams) -> WorkerSpec:
     """Return the worker that asks a far server: one, whatever runs behind it."""
+    python = params.worker_python or sys.executable
     if not params.server:
         raise ValueError('server: backend remote needs an address, for example ws://HOST:PORT')
-    profile = ('--server-profile', params.server_profile) if params.server_profile else ()
+    arguments = {
+        'server': params.server,
+        'embodiment': params.embodiment,
+        'query-timeout': f'{REMOTE_TIMEOUT_SHARE * params.query_timeout_s:g}',
+        'reset-timeout': f'{REMOTE_TIMEOUT_SHARE * params.reset_timeout_s:g}',
+        'server-profile': params.server_profile,
+    }
     return WorkerSpec(
         devices=('cpu',),
         guided=False,
-        arguments=(
-            '--server',
-            params.server,
-            '--embodiment',
-            params.embodiment,
-            '--query-timeout',
-            f'{REMOTE_TIMEOUT_SHARE * params.query_timeout_s:g}',
-            '--reset-timeout',
-            f'{REMOTE_TIMEOUT_SHARE * params.reset_timeout_s:g}',
-            *profile,
-        ),
-        program=(
-            params.worker_python or sys.executable,
-            '-m',
-            'wam_policy.servers.run_remote_worker',
-        ),
+        arguments=tuple(to_options(arguments)),
+        program=(python, '-m', 'wam_policy.servers.run_remote_worker'),
         max_failed_starts=None,  # a server may come up at any time
         start_timeout_s=params.start_timeout_s,
         # it waits for the server by itself, so a start is only due when a connection is lost

@@ -16,8 +16,8 @@ from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 
 from wam_msgs.msg import EpisodeStatus
+from wam_policy.command_line import CommandParser
 from wam_policy.core.robot import embodiment
-from wam_policy.deprecated_options import replace_deprecated
 from wam_policy.nodes.recorder.recorder_node import RecorderNode
 from wam_policy.nodes.run_node import ExecutorThread
 from wam_policy.recording.episode_info import EpisodeEnd, TaskSuccess
@@ -107,10 +107,8 @@ def _print_status_until(
 
 
 def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog='./wam record',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = CommandParser(
+        './wam record', __doc__, {'--each-instruction': '--auto-record', '--folder': '--out'}
     )
     add = parser.add_argument
     add(
@@ -144,10 +142,7 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add('--namespace', default='wam', help='of the stack (default: %(default)s)')
     add('--sim-time', action='store_true', help='follow /clock')
-    given = sys.argv[1:] if arguments is None else arguments
-    return parser.parse_args(
-        replace_deprecated(given, {'--each-instruction': '--auto-record', '--folder': '--out'})
-    )
+    return parser.parse(arguments)
 
 
 if __name__ == '__main__':

@@ -94,7 +94,7 @@ class RecorderNode(LifecycleNode):
         )
         updater = Updater(self)
         updater.setHardwareID('none')
-        self.guard = CallbackGuard(self, updater)
+        self.guard = CallbackGuard(self, updater, release=self._release)
         self._record_action = RecordEpisodeAction(
             self,
             lambda: self._configured is not None,
@@ -157,18 +157,6 @@ class RecorderNode(LifecycleNode):
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._end_activity()
         return super().on_deactivate(state)
-
-    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._release()
-        return super().on_cleanup(state)
-
-    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._release()
-        return super().on_shutdown(state)
-
-    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._release()
-        return super().on_error(state)
 
     def close(self) -> None:
         """Save the episode that is recorded; the node is of no use afterwards."""

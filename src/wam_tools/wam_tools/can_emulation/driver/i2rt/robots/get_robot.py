@@ -1,5 +1,6 @@
 """Open an arm: its chain, its gripper's range, and the thread that turns commands into frames."""
 
+import os
 import threading
 import time
 from types import SimpleNamespace
@@ -28,7 +29,7 @@ GRIPPER_TEST_TORQUE_NM = 0.5
 class MotorChainRobot:
     """Turn joint positions into motor frames, with gravity compensation."""
 
-    def __init__(self, motor_chain, zero_gravity_mode):
+    def __init__(self, motor_chain: DMChainCanInterface, zero_gravity_mode: bool) -> None:
         self.motor_chain, self.temp_record_flag = motor_chain, False
         self._closed, self._open = find_gripper_range(motor_chain)
         self._lock = threading.Lock()
@@ -41,14 +42,14 @@ class MotorChainRobot:
         if not zero_gravity_mode:
             self.command_joint_pos(self._joint_state.pos)
 
-    def command_joint_pos(self, joint_pos):
+    def command_joint_pos(self, joint_pos: np.ndarray) -> None:
         """Repeat this command for ever; the array's arm joints are clipped in place."""
         joint_pos[:6] = np.clip(joint_pos[:6], LIMITS[:, 0], LIMITS[:, 1])
         raw = np.append(joint_pos[:6], self._closed + joint_pos[6] * (self._open - self._closed))
         with self._lock:
             self._targets = raw, KP, KD
 
-    def get_observations(self):
+    def get_observations(self) -> dict[str, np.ndarray]:
         state = self._joint_state
         seen = {
             'joint_pos': state.pos[:6],
@@ -62,13 +63,19 @@ class MotorChainRobot:
             seen |= {'temp_mos': state.temp_mos, 'temp_rotor': state.temp_rotor}
         return seen
 
-    def close(self):
+    def close(self) -> None:
         self._stop_event.set()
         self._server_thread.join()
         self.motor_chain.close()
 
-    def _serve(self):
+    def _serve(self) -> None:
+        ended = os.path.join(
+            os.environ['WAM_EMULATED_CAN'], f'{self.motor_chain.channel}.end_commands'
+        )
         while not self._stop_event.is_set():
+            if os.path.exists(ended):
+                os.remove(ended)
+                raise RuntimeError('planted: the robot server ends')
             with self._lock:
                 position, kp, kd = self._targets
             torque = GRAVITY_NM * np.cos(self._joint_state.pos)
@@ -79,7 +86,7 @@ class MotorChainRobot:
                 raise RuntimeError('motor chain is not running, exiting the robot server')
             time.sleep(0.005)  # 0.001 in the real one
 
-    def _convert(self, motors):
+    def _convert(self, motors: list[SimpleNamespace]) -> SimpleNamespace:
         pos, vel, eff, mos, rotor = (
             np.array([getattr(motor, name) for motor in motors])
             for name in ('pos', 'vel', 'torque', 'temp_mos', 'temp_rotor')
@@ -88,7 +95,7 @@ class MotorChainRobot:
         vel[6] /= self._open - self._closed
         return SimpleNamespace(pos=pos, vel=vel, eff=eff, temp_mos=mos, temp_rotor=rotor)
 
-    def _check_limits(self):
+    def _check_limits(self) -> None:
         pos = self._joint_state.pos[:6]
         outside = (pos < LIMITS[:, 0] - LIMIT_BUFFER_RAD) | (pos > LIMITS[:, 1] + LIMIT_BUFFER_RAD)
         if outside.any():
@@ -96,7 +103,7 @@ class MotorChainRobot:
             raise RuntimeError(f'Joint limit violation detected: joints {np.flatnonzero(outside)}')
 
 
-def find_gripper_range(motor_chain):
+def find_gripper_range(motor_chain: DMChainCanInterface) -> list[float]:
     """Drive the gripper against both ends; return the closed and the open motor position."""
     ends = []
     for torque in (GRIPPER_TEST_TORQUE_NM, -GRIPPER_TEST_TORQUE_NM):
@@ -110,7 +117,10 @@ def find_gripper_range(motor_chain):
     return ends
 
 
-def get_yam_robot(channel, arm_type, gripper_type, zero_gravity_mode):
+def get_yam_robot(
+    channel: str, arm_type: object, gripper_type: object, zero_gravity_mode: bool
+) -> MotorChainRobot:
+    """Open the arm on a channel; there is one type of arm and gripper here."""
     motor_chain = DMChainCanInterface(channel)
     motor_chain.start_thread()
     return MotorChainRobot(motor_chain, zero_gravity_mode)

@@ -1,5 +1,6 @@
 """A chain of motors on one bus, and the thread that exchanges frames with them."""
 
+import sys
 import threading
 import time
 from types import SimpleNamespace
@@ -7,7 +8,7 @@ from types import SimpleNamespace
 import can
 import numpy as np
 
-from tests.nodes.stream.emulation.dm_motors import (
+from wam_tools.can_emulation.dm_motors import (
     ANSWER_ID_OFFSET,
     DM4310,
     DM4340,
@@ -25,11 +26,11 @@ PERIOD_S = 0.005  # the real one is as fast as its bus, about 250 Hz
 class MotorInterface:
     """Send a frame to one motor and wait for its answer."""
 
-    def __init__(self, channel):
+    def __init__(self, channel: str) -> None:
         self.channel = channel
         self.bus = can.interface.Bus(bustype='socketcan', channel=channel, bitrate=1000000)
 
-    def exchange(self, motor_id, data, retries):
+    def exchange(self, motor_id: int, data: bytes, retries: int) -> can.Message:
         for _ in range(retries):
             try:
                 self.bus.send(can.Message(motor_id, data))
@@ -45,7 +46,7 @@ class MotorInterface:
             f'{self.bus.channel_info}'
         )
 
-    def turn_on(self, motor_id):
+    def turn_on(self, motor_id: int) -> can.Message:
         """Enable the motor; clear its error first where it has one."""
         while True:
             answer = self.exchange(motor_id, b'\xff' * 7 + b'\xfc', MAX_RETRIES)
@@ -58,8 +59,8 @@ class MotorInterface:
 class DMChainCanInterface:
     """Keep the newest state of every motor and send the newest command, again and again."""
 
-    def __init__(self, channel):
-        self.motor_interface = MotorInterface(channel)
+    def __init__(self, channel: str) -> None:
+        self.channel, self.motor_interface = channel, MotorInterface(channel)
         self.command_lock, self.state_lock = threading.RLock(), threading.Lock()
         self.running = False
         self.state = [
@@ -70,26 +71,26 @@ class DMChainCanInterface:
         self.commands = np.zeros((7, 5))
         self.commands[:, 4] = [motor.torque for motor in self.state]
 
-    def start_thread(self):
+    def start_thread(self) -> None:
         threading.Thread(target=self._run).start()
         time.sleep(0.1)
 
-    def set_commands(self, commands):
+    def set_commands(self, commands: np.ndarray) -> list[SimpleNamespace]:
         """Take position, velocity, kp, kd and torque of each motor, [7 5]."""
         with self.command_lock:
             self.commands = commands
         return self.read_states()
 
-    def read_states(self):
+    def read_states(self) -> list[SimpleNamespace]:
         """Return the newest states, stamped now: not when they were measured."""
         with self.state_lock:
             return [SimpleNamespace(**vars(motor), timestamp=time.time()) for motor in self.state]
 
-    def close(self):
+    def close(self) -> None:
         self.running = False
         self.motor_interface.bus.shutdown()
 
-    def _run(self):
+    def _run(self) -> None:
         while self.running:
             try:
                 with self.command_lock:
@@ -98,16 +99,16 @@ class DMChainCanInterface:
                     self.state = state
                 time.sleep(PERIOD_S)
             except Exception as error:
-                print(f'DM Error in control loop: {error}')
+                sys.stderr.write(f'DM Error in control loop: {error}\n')
                 self.running = False
                 raise
 
-    def _set_control(self, index, row):
+    def _set_control(self, index: int, row: np.ndarray) -> SimpleNamespace:
         data = pack_command(MOTOR_TYPES[index], *row)
         answer = self.motor_interface.exchange(index + 1, data, MAX_CONTROL_RETRIES)
         return self._parse(answer, index + 1)
 
-    def _parse(self, answer, motor_id):
+    def _parse(self, answer: can.Message, motor_id: int) -> SimpleNamespace:
         error, position, velocity, torque, mos, rotor = unpack_answer(
             MOTOR_TYPES[motor_id - 1], answer.data
         )

@@ -1,12 +1,10 @@
-"""Faults of disk, memory, weights and parameters."""
+"""Faults of disk, memory and weights."""
 
 import resource
 import shutil
 import time
 
 import psutil
-from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
-from rcl_interfaces.srv import SetParameters
 
 from wam_msgs.srv import Reload
 from wam_policy.core.robot import checkpoints
@@ -21,16 +19,6 @@ TRUNCATED_CHECKPOINT = 'truncated'
 DISK_FULL_REASON = r'recorder: .*(disk|room)'
 DISK_FULL_TIMEOUT_S = 15.0  # with few messages the space lasts longer
 LOAD_TIMEOUT_S = 180.0  # for torch on a machine under load
-INVALID_PARAMETERS = (  # node, parameter, value
-    ('motion', 'speed_scale', 7.0),
-    ('motion', 'rate_hz', 0.0),
-    ('motion', 'enable_motion', False),
-    ('policy', 'max_query_rate_hz', 1e6),
-    ('policy', 'max_query_rate_hz', float('nan')),
-    ('policy', 'max_query_rate_hz', 'fast'),
-    ('policy', 'checkpoint', '/nowhere'),
-    ('recorder', 'jpeg_quality', 1000),
-)
 
 
 def fill_disk(bench: FaultTestBench) -> None:
@@ -61,30 +49,6 @@ def limit_worker_memory(bench: FaultTestBench) -> None:
     worker = bench.stack.find_workers()[0]
     _, hard = worker.rlimit(resource.RLIMIT_AS)
     worker.rlimit(resource.RLIMIT_AS, (worker.memory_info().vms, hard))
-
-
-def set_invalid_parameters(bench: FaultTestBench) -> None:
-    """Set parameters to invalid values; each must be rejected with a reason."""
-    for node, name, value in INVALID_PARAMETERS:
-        kinds = {
-            float: ('double_value', ParameterType.PARAMETER_DOUBLE),
-            int: ('integer_value', ParameterType.PARAMETER_INTEGER),
-            bool: ('bool_value', ParameterType.PARAMETER_BOOL),
-            str: ('string_value', ParameterType.PARAMETER_STRING),
-        }
-        slot, kind = kinds[type(value)]
-        answer = bench.client.call_service(
-            SetParameters,
-            f'{node}/set_parameters',
-            5.0,
-            parameters=[Parameter(name=name, value=ParameterValue(type=kind, **{slot: value}))],
-        )
-        if answer is None or answer.results[0].successful or not answer.results[0].reason:
-            raise StackLaunchError(
-                f'{node} accepts {name}: {value}' if answer else f'{node} does not respond'
-            )
-    bench.client.allow_repeated_entry('parameters')
-    bench.client.add_log_entry('parameters', f'all {len(INVALID_PARAMETERS)} refused')
 
 
 def truncate_checkpoint(bench: FaultTestBench) -> None:
@@ -143,13 +107,5 @@ FAULTS = (
         within_s=LOAD_TIMEOUT_S,
         prepare=truncate_checkpoint,
         note='the present workers are stopped before the new ones load',
-    ),
-    Fault(
-        'parameters/out of range at run time',
-        ('parameters',),
-        set_invalid_parameters,
-        do_nothing,
-        r'parameters: all',
-        False,
     ),
 )

@@ -14,8 +14,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
-from tests.nodes.stream.emulation.dm_motors import ANSWER_ID_OFFSET, STEP_S, DmMotor, make_arm
+from wam_tools.can_emulation.dm_motors import ANSWER_ID_OFFSET, STEP_S, DmMotor, make_arm
 
 FRAME = struct.Struct('<IB8s')  # id, length, data
 MAX_CATCH_UP_S = 0.2  # of a process that did not run; the motors then stand still
@@ -60,6 +61,10 @@ class CanChannel:
     def forget_speed(self) -> None:
         self.max_speed = 0.0
 
+    def forget_errors(self) -> None:
+        for motor in self.motors:
+            motor.errors.clear()
+
     def cut_wire(self) -> None:
         """Lose every frame from now on."""
         self.is_silent = True
@@ -67,6 +72,10 @@ class CanChannel:
     def cut_power(self, motor: int) -> None:
         """Take the power of one motor, counted from 1."""
         self.motors[motor - 1].has_power = False
+
+    def restore_power(self, motor: int) -> None:
+        """Give one motor its power back; it is not enabled."""
+        self.motors[motor - 1].has_power = True
 
     def heat(self, motor: int, rotor_c: int) -> None:
         """Heat the rotor of one motor, counted from 1."""
@@ -123,11 +132,12 @@ class EmulatedCanBus:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._connection.send(None)
+        with suppress(BrokenPipeError):  # Ctrl-C ends that process, too
+            self._connection.send(None)
         self._process.join(5.0)
         self._process.kill()
 
-    def call(self, name: str, method: str, *args: int) -> ChannelState | None:
+    def call(self, name: str, method: str, *args: int) -> Any:
         """Call a method of a channel there."""
         self._connection.send((name, method, args))
         return self._connection.recv()
@@ -148,7 +158,8 @@ def run_bus(folder: Path, names: tuple[str, ...], connection: Connection) -> Non
     stepped_s = time.monotonic()
     while True:
         for key, _ in waiting.select(STEP_S):
-            channel, source = key.data, key.fileobj
+            channel: CanChannel = key.data
+            source: Any = key.fileobj  # a socket or the connection
             if source is connection:
                 request = connection.recv()
                 if request is None:

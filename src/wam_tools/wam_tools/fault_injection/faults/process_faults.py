@@ -1,11 +1,8 @@
-"""Faults of processes: killed, stopped for a time, asked for what does not fit, started twice."""
+"""Faults of processes: killed, stopped for a time, started twice."""
 
 import signal
 import subprocess
 import time
-
-from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState
 
 from wam_msgs.msg import EpisodeStatus
 from wam_policy.nodes.run_node import IS_SOLE_NODE
@@ -15,8 +12,7 @@ from wam_tools.fault_injection.stack_client import LIFECYCLE_NODES
 from wam_tools.fault_injection.stack_observer import poll_until
 from wam_tools.stack_launch import StackLaunchError
 
-UNFIT_LABELS = ('configure', 'activate', 'cleanup', 'transition_error', 'nonsense')
-ANSWER_TIMEOUT_S, EXIT_TIMEOUT_S = 5.0, 30.0
+EXIT_TIMEOUT_S = 30.0
 STOP_DURATION_S = 1.0  # longer than it takes to detect a stopped node
 # report of a missing node, and whether the joints must rest without it
 DETECTION = {
@@ -125,20 +121,6 @@ def make_recorder_stop_fault() -> Fault:
     )
 
 
-def request_unfit_transitions(bench: FaultTestBench) -> None:
-    """Ask every active node for transitions that do not start in its state."""
-    for node in LIFECYCLE_NODES:
-        for label in UNFIT_LABELS:
-            answer = bench.client.call_service(
-                ChangeState,
-                f'{node}/change_state',
-                ANSWER_TIMEOUT_S,
-                transition=Transition(label=label),
-            )
-            if answer is None or answer.success:
-                raise ValueError(f'{node}: {label} was {"accepted" if answer else "not answered"}')
-
-
 def start_second_nodes(bench: FaultTestBench) -> None:
     """Start every lifecycle node once more, as a second launch does; ValueError if one stays."""
     for node in LIFECYCLE_NODES:
@@ -179,15 +161,6 @@ FAULTS = (
     *(
         make_worker_fault(rank, signal.SIGSTOP, 'stopped', r'policy: HOLDING.*did not answer')
         for rank in (0, 1)
-    ),
-    Fault(
-        'requests/transitions that do not fit',
-        ('lifecycle',),
-        request_unfit_transitions,
-        do_nothing,
-        None,
-        False,
-        note='refused; nothing else changes',
     ),
     Fault(
         'requests/second launch',

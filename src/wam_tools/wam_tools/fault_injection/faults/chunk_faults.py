@@ -9,7 +9,7 @@ from wam_policy.core.types import Chunk
 from wam_policy.nodes import message_conversion, qos
 from wam_tools.fault_injection import stub_worker
 from wam_tools.fault_injection.fault import Fault, FaultTestBench
-from wam_tools.fault_injection.sensor_faults import make_corruption_actions
+from wam_tools.fault_injection.faults.sensor_faults import make_corruption_actions
 from wam_tools.fault_injection.stack_observer import poll_until
 from wam_tools.stack_launch import StackLaunchError
 

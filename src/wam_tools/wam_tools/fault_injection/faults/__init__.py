@@ -1,0 +1,1 @@
+"""What is injected: a file for each family of faults."""
