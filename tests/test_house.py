@@ -105,7 +105,12 @@ LAYERS = (
     ),
     ImportLayer(
         f'{POLICY}/model/',
-        ('wam_policy.model', 'wam_policy.core', 'wam_policy.command_line'),
+        (
+            'wam_policy.model',
+            'wam_policy.core',
+            'wam_policy.command_line',
+            'wam_policy.robot_folders',
+        ),
         ('yaml', 'pickle'),
     ),
     ImportLayer(f'{POLICY}/workers/protocol.py', (), ('pickle',), ('numpy',)),

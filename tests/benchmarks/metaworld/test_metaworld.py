@@ -21,6 +21,7 @@ from benchmarks.metaworld.chunk_policies import (
 from benchmarks.metaworld.dataset_rows import ROBOTS_FOLDER, RowWriter, load_sawyer
 from benchmarks.metaworld.mt10_tasks import HORIZON, IMAGE_PERIOD_ROWS, INSTRUCTIONS
 from benchmarks.metaworld.policy_client import OpenPiClient, PolicyServerError
+from benchmarks.remote_latency import run_server
 from wam_learning.data import episode_arrays
 from wam_policy import robot_folders
 from wam_policy.model.checkpoint.model_spec import make_preset_spec
@@ -238,6 +239,25 @@ def test_an_error_of_the_server_ends_the_evaluation(spec_server, error: str) -> 
 def test_rows_that_are_none_are_refused(actions) -> None:
     with pytest.raises(PolicyServerError):
         check_rows({'actions': actions})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('memory', ['none', 'blocks'])
+def test_our_server_answers_the_benchmark(robot_path, memory: str) -> None:
+    """Run an episode against `./wam serve` with random weights of this robot."""
+    command = (
+        *('-m', 'wam_policy.servers.serve', '--embodiment', 'metaworld_sawyer'),
+        *('--server-profile', str(PROFILE), '--checkpoint', 'preset:tiny', '--steps', '1'),
+        *('--guidance-scale', '1', '--devices', 'cpu', '--port', '0', '--quiet'),
+    )
+    scene = FlatScene(goal_x=9.0)
+    with run_server(*command) as address:
+        client = OpenPiClient(address)
+        assert client.metadata['action_horizon'] == HORIZON
+        run_episode(scene, ServedRows(client, memory), 0, rows_per_query=12, max_steps=60)
+        client.close()
+    assert scene.step_count == 60
+    assert np.abs(scene.setpoint - [0.0, 0.6, 0.2]).max() > 0.0  # the answers moved the hand
 
 
 # ---- baselines

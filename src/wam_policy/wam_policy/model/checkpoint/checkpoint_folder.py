@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from wam_policy.core.robot import embodiment
+from wam_policy import robot_folders
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.model.checkpoint import (
     adapter_folder,
@@ -171,7 +171,7 @@ def make_random(
     made_up = {
         tag.name: tag
         for tag in random_checkpoint.make_metadata(
-            [embodiment.load_embodiment(name) for name in embodiment.list_robots()]
+            [robot_folders.load_robot(name) for name in robot_folders.list_robots()]
         )
     }
     return WorldActionModel(design, parts.dit, parts.encoders, made_up, PRESET_PREFIX + preset)

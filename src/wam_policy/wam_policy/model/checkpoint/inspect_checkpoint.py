@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 
-from wam_policy.core.robot import checkpoints, embodiment
+from wam_policy import robot_folders
+from wam_policy.core.robot import checkpoints
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.model.checkpoint import adapter_folder, checkpoint_folder, tensor_index
 from wam_policy.model.checkpoint.load_errors import name_file
@@ -116,7 +117,7 @@ def inspect_checkpoint(folder: Path, base: Path | None = None) -> CheckpointRepo
             bytes_by_dtype[str(stored.dtype).removeprefix('torch.')] += stored.nbytes
         found = replace(found, tensor_diff=audit, stored_bytes=tuple(bytes_by_dtype.items()))
     found = replace(found, problems=tuple(problems))
-    robots = [embodiment.load_embodiment(name) for name in embodiment.list_robots()]
+    robots = [robot_folders.load_robot(name) for name in robot_folders.list_robots()]
     return replace(found, robots=tuple(_check_robot(robot, found) for robot in robots))
 
 
@@ -321,7 +322,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('--json', action='store_true', help='print the report as JSON')
     chosen = parser.parse_args(arguments)
     try:
-        tag = chosen.embodiment and embodiment.load_embodiment(chosen.embodiment).model_tag
+        tag = chosen.embodiment and robot_folders.load_robot(chosen.embodiment).model_tag
         place = chosen.folder
         if place in (checkpoints.DEFAULT_CHECKPOINT, *checkpoints.list_shipped_models()):
             place = checkpoints.resolve_checkpoint(place, tag or '')

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from wam_policy import robot_folders
 from wam_policy.command_line import CommandParser
-from wam_policy.core.robot import embodiment
 from wam_policy.core.robot.embodiment import Embodiment, ModelKey
 from wam_policy.model.checkpoint import (
     normalization_stats,
@@ -322,7 +322,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     chosen = parser.parse(arguments)
     spec = make_preset_spec(chosen.preset)
-    robots = [embodiment.load_embodiment(name) for name in embodiment.list_robots()]
+    robots = [robot_folders.load_robot(name) for name in robot_folders.list_robots()]
     if chosen.toy:
         spec = make_toy_spec(spec)
     write = (
