@@ -69,7 +69,8 @@ def test_nothing_is_prepared_after_the_rehearsal(monkeypatch, choice) -> None:
     run_worker.warm_up_full_window(live, 0)
     known = tape.capture_count
     assert known >= 8
-    np.testing.assert_array_equal(run_episode(live), want)
+    # eager on a CPU attends to the padding of the text as one token: sums of another order
+    np.testing.assert_allclose(run_episode(live), want, rtol=0, atol=2e-6)
     assert tape.capture_count == known, 'an episode met a pass that the rehearsal had not'
 
 

@@ -9,6 +9,7 @@ import math
 import random
 import struct
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -174,13 +175,18 @@ def rename_joints(msg: JointState) -> None:
     msg.name = [f'other_{name}' for name in msg.name]
 
 
+def select_joints(msg: JointState, rows: slice) -> None:
+    msg.name = list(msg.name)[rows]
+    for field in ('position', 'velocity', 'effort'):
+        setattr(msg, field, getattr(msg, field)[rows])
+
+
 def reverse_joints(msg: JointState) -> None:
-    msg.name = list(msg.name)[::-1]
-    msg.position, msg.velocity = msg.position[::-1], msg.velocity[::-1]
+    select_joints(msg, slice(None, None, -1))
 
 
 def drop_joints(msg: JointState) -> None:
-    msg.name, msg.position, msg.velocity = list(msg.name)[2:], msg.position[2:], msg.velocity[2:]
+    select_joints(msg, slice(2, None))
 
 
 def split_joint_state(raw: bytes) -> Sequence[bytes]:
@@ -188,13 +194,8 @@ def split_joint_state(raw: bytes) -> Sequence[bytes]:
     msg = deserialize_message(raw, JointState)
     parts = []
     for rows in (slice(0, None, 2), slice(1, None, 2)):
-        part = JointState(
-            header=msg.header,
-            name=msg.name[rows],
-            position=msg.position[rows],
-            velocity=msg.velocity[rows],
-            effort=msg.effort[rows],
-        )
+        part = deepcopy(msg)
+        select_joints(part, rows)
         parts.append(serialize_message(part))
     return parts
 
