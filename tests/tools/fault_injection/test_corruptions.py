@@ -38,6 +38,11 @@ def make_chunk_bytes(session='x-2', sequence=1):
     )
 
 
+def make_gripper_state_bytes():
+    names = ['a', 'left_gripper', 'right_gripper', 'waist']
+    return serialize_message(JointState(name=names, position=[1.0, 2.0, 3.0, 4.0]))
+
+
 def apply_corruption(name, raw, *values):
     return corruptions.CORRUPTIONS[name](*values)(raw)
 
@@ -69,23 +74,21 @@ def test_a_joint_state_in_two_parts_is_whole_together():
 def test_degrees_and_a_missing_effort_are_of_a_whole_joint_state():
     (degrees,) = apply_corruption('degrees', make_joint_state_bytes())
     assert deserialize_message(degrees, JointState).position[0] == pytest.approx(57.2957795)
-    (partial,) = apply_corruption('nan effort', make_joint_state_bytes())
-    state = message_conversion.joint_state_from_msg(
-        deserialize_message(partial, JointState), ['a', 'b', 'c']
-    )
-    assert state.effort[:2].tolist() == [0.0, 0.0] and np.isnan(state.effort[2])
+    (partial,) = apply_corruption('nan effort', make_gripper_state_bytes())
+    effort = deserialize_message(partial, JointState).effort
+    assert [effort[i] for i in (0, 1, 3)] == [0.0] * 3 and np.isnan(effort[2])
 
 
 def test_efforts_and_positions_are_spoilt_as_the_row_is_called():
     def corrupt(name):
-        (raw,) = apply_corruption(name, make_joint_state_bytes())
+        (raw,) = apply_corruption(name, make_gripper_state_bytes())
         return deserialize_message(raw, JointState)
 
     both = corrupt('large and nan effort').effort
     assert both[0] == 1e3 and both[1] == 0.0 and np.isnan(both[2])
     assert len(corrupt('no effort').effort) == 0
-    assert corrupt('far').position.tolist() == [1.0, 62.0, 3.0]
-    assert corrupt('millimeters').position.tolist() == [1.0, 2.0, 45.0]
+    assert corrupt('far').position.tolist() == [1.0, 62.0, 3.0, 4.0]
+    assert corrupt('millimeters').position.tolist() == [1.0, 2.0, 45.0, 4.0]
 
 
 def test_what_is_frozen_repeats_with_its_own_stamp_or_with_theirs():

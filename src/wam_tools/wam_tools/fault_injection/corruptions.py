@@ -142,9 +142,15 @@ def _list_efforts(msg: JointState) -> list[float]:
     return list(msg.effort) or [0.0] * len(msg.name)
 
 
+def _find_gripper(msg: JointState) -> int:
+    """Return the index of the last gripper; other joints may come after it, as of the waist."""
+    return max(i for i, name in enumerate(msg.name) if 'gripper' in name)
+
+
 def set_nan_efforts(msg: JointState) -> None:
-    """Set the effort of the last joint, a gripper, to NaN."""
-    msg.effort = [*_list_efforts(msg)[:-1], float('nan')]
+    """Set the effort of the last gripper to NaN."""
+    msg.effort = _list_efforts(msg)
+    msg.effort[_find_gripper(msg)] = float('nan')
 
 
 def set_large_effort(msg: JointState) -> None:
@@ -153,8 +159,9 @@ def set_large_effort(msg: JointState) -> None:
 
 
 def set_large_and_nan_effort(msg: JointState) -> None:
-    """Set the effort of the first joint to more than any motor has, and the last one to NaN."""
-    msg.effort = [1e3, *_list_efforts(msg)[1:-1], float('nan')]
+    """Set the effort of the first joint to more than any motor has, and a gripper's to NaN."""
+    set_large_effort(msg)
+    set_nan_efforts(msg)
 
 
 def remove_efforts(msg: JointState) -> None:
@@ -167,8 +174,8 @@ def shift_far(msg: JointState) -> None:
 
 
 def set_millimeters(msg: JointState) -> None:
-    """Set the last joint, a gripper, to its opening in millimeters."""
-    msg.position[-1] = 45.0
+    """Set the last gripper to its opening in millimeters."""
+    msg.position[_find_gripper(msg)] = 45.0
 
 
 def rename_joints(msg: JointState) -> None:

@@ -28,6 +28,7 @@ class FaultTestBench:
     instruction: str = INSTRUCTION
     saved_episodes: list[Path] = field(default_factory=list)  # episodes that must stay readable
     undo_actions: dict[str, Callable[[], object]] = field(default_factory=dict)
+    previous_session: tuple[str, int] = '', 0  # and a stamp of it, ns
     released_stops: list[str] = field(default_factory=list)  # reasons of released stops
     unclean_exits: list[str] = field(default_factory=list)  # processes with unclean exits
 

@@ -8,6 +8,7 @@ each is answered by a line. The relay has real-time priority, like a robot's dri
 import argparse
 import heapq
 import json
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -164,6 +165,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--robot', choices=embodiment.list_robots(), required=True)
     options = parser.parse_args(argv)
     set_realtime_priority()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     relay = MessageRelay(embodiment.load_embodiment(options.robot))
     freeze_gc()

@@ -36,6 +36,7 @@ from wam_policy.nodes.motion.joystick_input import JoystickInput
 from wam_policy.nodes.motion.motion_diagnostics import MotionDiagnostics
 from wam_policy.nodes.motion.motion_records import ActiveMotion, ConfiguredMotion
 from wam_policy.nodes.motion.planner_thread import PlannerThread
+from wam_policy.nodes.motion.silent_policy import SilentPolicy
 from wam_policy.nodes.motion.trajectory_publisher import TrajectoryPublisher
 from wam_policy.nodes.node_clock import NodeClock
 from wam_policy.nodes.parameters import MotionParams
@@ -64,6 +65,7 @@ class MotionNode(LifecycleNode):
         self._lock = threading.Lock()
         self._auto_enable = False  # enable as soon as the robot's state allows it
         self._policy_paused = False  # the policy's last word
+        self._silent_policy = SilentPolicy()
         self._change_log = motion_status.StatusChangeLog(self)
         self._checks_since_status = 0
         self._params = parameters.read(self, MotionParams)  # early: visible before configuration
@@ -260,8 +262,12 @@ class MotionNode(LifecycleNode):
             with self._lock:
                 self._motion.reject_chunk(str(error))
             return
+        refusal = self._silent_policy.check(chunk.session)
         with self._lock:
-            self._motion.on_chunk(chunk, self._now_ns())
+            if refusal:
+                self._motion.reject_chunk(refusal)
+            else:
+                self._motion.on_chunk(chunk, self._now_ns())
         self._planner_thread.wake()
 
     def _on_joint_state(self, merger: JointStateMerger, msg: JointState) -> None:
@@ -307,6 +313,7 @@ class MotionNode(LifecycleNode):
         self._planner_thread.wake()  # something may have waited for this
 
     def _on_policy_status(self, msg: PolicyStatus) -> None:
+        self._silent_policy.on_status(msg)
         paused = msg.state in POLICY_PAUSED_STATES
         if paused and not self._policy_paused:
             with self._lock:

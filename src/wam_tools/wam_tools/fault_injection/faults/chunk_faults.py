@@ -32,8 +32,8 @@ def delay_chunks(bench: FaultTestBench) -> None:
     bench.stack.configure_route('chunks', delay_s=CHUNK_DELAY_S)
 
 
-def add_old_session_chunks(bench: FaultTestBench) -> None:
-    """Start a session and send a chunk of the previous session after every chunk."""
+def start_session(bench: FaultTestBench) -> None:
+    """Start a session and move in it; StackLaunchError if it does not begin."""
     before, seen_ns = (
         bench.client.policy.session,
         message_conversion.to_ns(bench.client.policy.header.stamp),
@@ -48,7 +48,14 @@ def add_old_session_chunks(bench: FaultTestBench) -> None:
         lambda: bench.client.policy.session != before and bench.ensure_moving(), 20.0
     ):
         raise StackLaunchError('no new session')
-    bench.stack.configure_route('chunks', corruption='session', values=[before, seen_ns])
+    bench.previous_session = before, seen_ns
+
+
+def add_old_session_chunks(bench: FaultTestBench) -> None:
+    """Send a chunk of the previous session after every chunk."""
+    bench.stack.configure_route(
+        'chunks', corruption='session', values=list(bench.previous_session)
+    )
 
 
 def publish_competing_chunks(bench: FaultTestBench) -> None:
@@ -110,6 +117,7 @@ FAULTS = (
         lambda bench: bench.stack.configure_route('chunks'),
         REJECTION + r'old session',
         False,
+        prepare=start_session,
     ),
     Fault(
         'chunk/a second policy publishes',
