@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.timeout(560)  # 243 s on two idle cores
+@pytest.mark.slow
 def test_every_part_runs_on_a_cpu(tmp_path: Path) -> None:
     done = subprocess.run(
         [ROOT / 'benchmarks/gpu.sh', tmp_path / 'out', '--dry-run', '--total', '500'],

@@ -27,6 +27,15 @@ DRIVEN = [  # over HTTP, ZeroMQ, WebSocket
     ('droid', 'cosmos3_droid'),
 ]
 LINGBOT = [('yam', 'lingbot_va_yam'), ('agibot_g1', 'lingbot_va_agibot')]
+ALWAYS = ('molmoact2_yam', 'groot_yam', 'openpi_yam')  # one stack, every transport
+
+
+def mark_slow(cases):
+    """Return the cases; those that need another stack or repeat a transport are slow."""
+    return [
+        case if case[1] in ALWAYS else pytest.param(*case, marks=pytest.mark.slow)
+        for case in cases
+    ]
 
 
 @pytest.fixture(scope='module')
@@ -50,7 +59,7 @@ def wait_moved(stage):
     )
 
 
-@pytest.mark.parametrize(('stage', 'name'), DRIVEN, indirect=['stage'])
+@pytest.mark.parametrize(('stage', 'name'), mark_slow(DRIVEN), indirect=['stage'])
 def test_every_transport_moves_the_robot_and_is_refused_before_a_jump(stage, name):
     server = ProfileDouble(name, sway_rad=SWAY_RAD)
     try:
@@ -78,7 +87,7 @@ def test_every_transport_moves_the_robot_and_is_refused_before_a_jump(stage, nam
         server.close()
 
 
-@pytest.mark.parametrize(('stage', 'name'), LINGBOT, indirect=['stage'])
+@pytest.mark.parametrize(('stage', 'name'), mark_slow(LINGBOT), indirect=['stage'])
 def test_lingbot_gets_back_what_the_robot_executed(stage, name):
     server = LingBotDouble(name, sway_rad=SWAY_RAD)
     try:

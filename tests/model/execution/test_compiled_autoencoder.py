@@ -62,7 +62,7 @@ def run_window(vae: Vae, seed: int = 0, device: str = 'cpu') -> tuple[Tensor, Te
     return whole, vae.decode(whole)
 
 
-@pytest.mark.parametrize('residual', [False, True])
+@pytest.mark.parametrize('residual', [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_compiled_autoencoder_gives_the_same_and_compiles_in_the_first_window(
     residual: bool, compiler: GraphCounter
 ) -> None:
@@ -96,6 +96,7 @@ def test_a_compiled_autoencoder_traces_for_cuda(compiler: GraphCounter) -> None:
                 assert value.device.type == 'cuda', node.format_node()
 
 
+@pytest.mark.slow
 def test_the_rehearsal_of_a_compiled_session_covers_encoder_and_decoder(
     compiler: GraphCounter, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,7 +72,15 @@ def test_kill_9_of_recorder_then_motion_leaves_the_arms_held_until_their_release
     arms.wait(arms.have_lost_torque)
 
 
-@pytest.mark.parametrize('victim', ['policy_node', 'stream.detached_process', 'launch', 'ctrl-c'])
+@pytest.mark.parametrize(
+    'victim',
+    [
+        'policy_node',
+        pytest.param('stream.detached_process', marks=pytest.mark.slow),
+        pytest.param('launch', marks=pytest.mark.slow),
+        pytest.param('ctrl-c', marks=pytest.mark.slow),
+    ],
+)
 def test_whatever_else_ends_in_motion_the_arms_come_to_rest_and_are_held(arms, victim):
     launch = arms.bring_up()
     arms.start_moving()
@@ -94,7 +102,7 @@ def test_whatever_else_ends_in_motion_the_arms_come_to_rest_and_are_held(arms, v
     arms.stream.wait(30)
 
 
-@pytest.mark.parametrize('victim', ['ctrl-c', 'motion_node'])
+@pytest.mark.parametrize('victim', ['ctrl-c', pytest.param('motion_node', marks=pytest.mark.slow)])
 def test_the_next_launch_takes_the_held_arms_over_and_moves_them(arms, victim):
     launch = arms.bring_up()
     arms.start_moving()
