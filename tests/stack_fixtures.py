@@ -21,6 +21,7 @@ from wam_msgs.msg import ActionChunk
 from wam_policy.core.robot import embodiment
 from wam_policy.nodes import message_conversion, qos
 from wam_policy.nodes.run_node import ExecutorThread
+from wam_tools.can_emulation.arms_on_can import ArmsOnCan
 from wam_tools.launch_process import LaunchProcess
 from wam_tools.stack_node import StackNode
 
@@ -236,3 +237,21 @@ def use_server(stage, profile, address):
         lambda: stage.policy is not before and stage.policy.state_name == 'IDLE',
         f'{profile}: not found',
     )
+
+
+@pytest.fixture
+def arms(tmp_path, ros_domain):
+    """Give two emulated arms on a CAN bus, and what launches and commands them."""
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    made = ArmsOnCan(tmp_path, context)
+    spinning = ExecutorThread([made.bench.node])
+    try:
+        with made.bus:
+            yield made
+            made.close()
+    finally:
+        made.close()
+        spinning.stop()
+        made.bench.node.destroy_node()
+        rclpy.shutdown(context=context)

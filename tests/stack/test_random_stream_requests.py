@@ -17,8 +17,6 @@ from tests.stack.random_requests import ANSWER_S, NUMBERS, RandomRequests
 from wam_msgs.msg import DriverStatus
 from wam_policy.core.robot.embodiment import load_embodiment
 from wam_policy.nodes import qos
-from wam_policy.nodes.run_node import ExecutorThread
-from wam_tools.can_emulation.arms_on_can import ArmsOnCan
 
 pytestmark = [pytest.mark.ros, pytest.mark.stack, pytest.mark.timeout(400)]
 REQUESTS, SEED = 1000, 17
@@ -66,23 +64,6 @@ class StreamClient(RandomRequests):
                 (Trigger, '/wam/reset', {}),
             )
         )
-
-
-@pytest.fixture
-def arms(tmp_path, ros_domain):
-    context = rclpy.Context()
-    rclpy.init(context=context)
-    made = ArmsOnCan(tmp_path, context)
-    spinning = ExecutorThread([made.bench.node])
-    try:
-        with made.bus:
-            yield made
-            made.close()
-    finally:
-        made.close()
-        spinning.stop()
-        made.bench.node.destroy_node()
-        rclpy.shutdown(context=context)
 
 
 def activate_stream(arms, client):

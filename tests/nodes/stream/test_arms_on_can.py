@@ -16,27 +16,9 @@ rclpy = pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wa
 from diagnostic_msgs.msg import DiagnosticStatus
 from lifecycle_msgs.msg import State
 
-from wam_policy.nodes.run_node import ExecutorThread
-from wam_tools.can_emulation.arms_on_can import CHANNELS, ArmsOnCan
+from wam_tools.can_emulation.arms_on_can import CHANNELS
 
 pytestmark = [pytest.mark.ros, pytest.mark.stack, pytest.mark.timeout(240)]
-
-
-@pytest.fixture
-def arms(tmp_path, ros_domain):
-    context = rclpy.Context()
-    rclpy.init(context=context)
-    made = ArmsOnCan(tmp_path, context)
-    spinning = ExecutorThread([made.bench.node])
-    try:
-        with made.bus:
-            yield made
-            made.close()
-    finally:
-        made.close()
-        spinning.stop()
-        made.bench.node.destroy_node()
-        rclpy.shutdown(context=context)
 
 
 def test_kill_9_of_recorder_then_motion_leaves_the_arms_held_until_their_release(arms):

@@ -75,6 +75,7 @@ class StackProcesses:
         adopt_orphans()
         self.robot, self.folder = robot, folder
         self.processes: dict[str, subprocess.Popen] = {}
+        self._earlier_pids = {child.pid for child in find_descendants()}
         self.episodes_dir = folder / 'episodes'
         self._client, self._checkpoint = client, checkpoint
         self._use_sim_time = feature is StackFeature.CLOCK
@@ -220,7 +221,9 @@ class StackProcesses:
         return wrong
 
     def _find_children(self) -> list[psutil.Process]:
-        return find_descendants(owned_pids=[process.pid for process in self.processes.values()])
+        """Return the descendants of this process that began after this stack."""
+        found = find_descendants(owned_pids=[process.pid for process in self.processes.values()])
+        return [child for child in found if child.pid not in self._earlier_pids]
 
     def _make_ros_arguments(self, name: str, overrides: Mapping[str, object]) -> list[str]:
         remaps = {
