@@ -6,6 +6,7 @@ steps are skipped, an interrupted training or generation continues where it was.
 """
 
 import argparse
+import resource
 import shlex
 import subprocess
 import sys
@@ -147,14 +148,20 @@ def run_steps(steps: Sequence[Step], out: Path, cores: int) -> None:
                     running[step.name] = step, _start(step, out), time.monotonic()
             time.sleep(POLL_S)
             for step, process, began_s in list(running.values()):
+                before_s = _get_children_cpu_s()
                 if (status := process.poll()) is None:
                     continue
+                used_s = _get_children_cpu_s() - before_s  # of this child only
                 del running[step.name]
                 if status:
                     raise RecipeFailed(step, status, out / (step.name + LOG_SUFFIX))
                 (out / (step.name + DONE_SUFFIX)).touch()
                 complete.add(step.name)
-                print(f'{step.name}: complete, {time.monotonic() - began_s:.0f} s', flush=True)
+                print(
+                    f'{step.name}: complete, {time.monotonic() - began_s:.0f} s, '
+                    f'{used_s:.0f} s of processor time',
+                    flush=True,
+                )
             if time.monotonic() - reported_s > REPORT_EVERY_S:
                 reported_s = time.monotonic()
                 for name in running:
@@ -164,6 +171,11 @@ def run_steps(steps: Sequence[Step], out: Path, cores: int) -> None:
             process.terminate()
         for _, process, _ in running.values():
             process.wait()
+
+
+def _get_children_cpu_s() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _start(step: Step, out: Path) -> subprocess.Popen[bytes]:
