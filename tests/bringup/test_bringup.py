@@ -405,6 +405,7 @@ def test_a_node_that_does_not_run_ends_the_launch_with_the_reason(launch, behavi
     assert words in output
 
 
+@pytest.mark.slow
 def test_the_exit_of_a_node_that_motion_does_not_need_is_an_error_row_only(launch):
     context = rclpy.Context()
     rclpy.init(context=context)

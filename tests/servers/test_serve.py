@@ -134,10 +134,8 @@ def run_example(robot, port):
     assert re.search(r'3 answers of float32 \[24, \d+\]: median \d', asked.stdout)
 
 
-@pytest.mark.parametrize(
-    ('name', 'devices'),
-    [('agibot_g1', 'cpu,cpu'), pytest.param('yam', 'cpu', marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(('name', 'devices'), [('agibot_g1', 'cpu,cpu'), ('yam', 'cpu')])
 def test_a_robot_cannot_tell_our_server_from_a_local_worker(name, devices):
     robot = embodiment.load_embodiment(name)
     local = WorkerSpec(('cpu',), (*MODEL_ARGUMENTS, '--embodiment', name), environment=ENVIRONMENT)

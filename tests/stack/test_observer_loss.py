@@ -81,6 +81,7 @@ def check_motion_goes_on(launch, watch):
     assert watch.motion.state_name in ('FIRST_MOVE', 'TRACKING'), watch.reason
 
 
+@pytest.mark.slow
 def test_a_lost_description_node_is_named_and_moves_nothing(stack):
     launch, watch = stack
     page = PageReader(

@@ -80,6 +80,7 @@ def activate_stream(arms, client):
     arms.wait(is_active, ANSWER_S)
 
 
+@pytest.mark.slow
 def test_random_requests_take_no_torque_from_the_arms(arms):
     launch = arms.bring_up()
     arms.start_moving()

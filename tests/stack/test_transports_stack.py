@@ -27,7 +27,7 @@ DRIVEN = [  # over HTTP, ZeroMQ, WebSocket
     ('droid', 'cosmos3_droid'),
 ]
 LINGBOT = [('yam', 'lingbot_va_yam'), ('agibot_g1', 'lingbot_va_agibot')]
-ALWAYS = ('molmoact2_yam', 'groot_yam', 'openpi_yam')  # one stack, every transport
+ALWAYS = ('groot_yam',)  # others repeat what differs in the transport only
 
 
 def mark_slow(cases):

@@ -55,7 +55,11 @@ class CountingGraphCapture:
 
 @pytest.mark.parametrize(
     'choice',
-    [{}, {'window': 'slide'}, {'recipe': 'one_step', 'steps': None}],
+    [
+        {},
+        pytest.param({'window': 'slide'}, marks=pytest.mark.slow),
+        pytest.param({'recipe': 'one_step', 'steps': None}, marks=pytest.mark.slow),
+    ],
     ids=['restart', 'slide', 'one_step'],
 )
 def test_nothing_is_prepared_after_the_rehearsal(monkeypatch, choice) -> None:

@@ -78,6 +78,7 @@ def test_no_short_history_breaks_a_limit_or_ends_in_motion(cases):
     run()
 
 
+@pytest.mark.slow
 def test_no_numbered_history_breaks_a_limit_or_ends_in_motion():
     published, failed = run_batch(10**9, NUMBERED)  # numbers that the long proof does not reach
     assert not failed and published > NUMBERED

@@ -54,7 +54,11 @@ def test_actions_are_measured_with_the_video_that_is_shown(data, follows):
     columns[:3] = True
     model = RecognizingModel(batch, follows)
     gate = ImaginationGate(
-        model, lambda texts: TextBatch(torch.zeros(8), None, None, None), columns, 2, 0
+        model,
+        lambda texts: TextBatch(torch.zeros(8), torch.ones(8, dtype=torch.bool), None, None, None),
+        columns,
+        2,
+        0,
     )
     errors = gate.compute_errors(batch)
     assert tuple(errors) == VIDEOS

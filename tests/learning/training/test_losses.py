@@ -7,6 +7,7 @@ import torch
 
 from wam_learning.training.losses import (
     BEHAVIOR_CLONING,
+    CLEAN_WITHOUT_TEXT,
     FLASH,
     JOINT,
     NEARLY_CLEAN_LEVEL,
@@ -21,8 +22,9 @@ from wam_learning.training.losses import (
 from wam_policy.model.network.video_action_dit import TrainingPrediction
 
 
-def sample_levels(objective, batch=400):
-    return sample_noise_levels(objective, batch, 2, 6, torch.Generator().manual_seed(0))
+def sample_levels(objective, batch=400, has_text=True):
+    given = torch.full((batch,), has_text)
+    return sample_noise_levels(objective, given, 2, 6, torch.Generator().manual_seed(0))
 
 
 def test_video_and_actions_of_a_block_share_their_level() -> None:
@@ -97,8 +99,11 @@ def test_committed_rows_are_clean_at_time_zero() -> None:
     assert found.timestep.tolist() == [[[0, 0, 750, 750]], [[750] * 4]]
 
 
-def test_actions_are_learned_from_nearly_clean_video_in_a_share_of_the_blocks() -> None:
-    found = sample_levels(replace(JOINT, pure=0.0, clean_video=0.5), 2000)
+@pytest.mark.parametrize(('has_text', 'share'), [(True, 0.3), (False, CLEAN_WITHOUT_TEXT)])
+def test_actions_are_learned_from_nearly_clean_video_in_a_share_of_the_blocks(
+    has_text: bool, share: float
+) -> None:
+    found = sample_levels(replace(JOINT, pure=0.0, clean_video=0.3), 2000, has_text)
     own = found.video != found.action[:, :, 0]
-    assert float(own.float().mean()) == pytest.approx(0.5, abs=0.03)
+    assert float(own.float().mean()) == pytest.approx(share, abs=0.03)
     assert not found.action[own].any() and int(found.video[own].min()) >= NEARLY_CLEAN_LEVEL

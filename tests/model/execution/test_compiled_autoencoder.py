@@ -62,7 +62,8 @@ def run_window(vae: Vae, seed: int = 0, device: str = 'cpu') -> tuple[Tensor, Te
     return whole, vae.decode(whole)
 
 
-@pytest.mark.parametrize('residual', [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('residual', [False, True])
 def test_a_compiled_autoencoder_gives_the_same_and_compiles_in_the_first_window(
     residual: bool, compiler: GraphCounter
 ) -> None:

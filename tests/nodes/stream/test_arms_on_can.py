@@ -84,7 +84,8 @@ def test_whatever_else_ends_in_motion_the_arms_come_to_rest_and_are_held(arms, v
     arms.stream.wait(30)
 
 
-@pytest.mark.parametrize('victim', ['ctrl-c', pytest.param('motion_node', marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('victim', ['ctrl-c', 'motion_node'])
 def test_the_next_launch_takes_the_held_arms_over_and_moves_them(arms, victim):
     launch = arms.bring_up()
     arms.start_moving()

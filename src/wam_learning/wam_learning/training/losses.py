@@ -17,7 +17,10 @@ from wam_policy.model.sampling.noise_schedule import (
     make_training_weights,
 )
 
-NEARLY_CLEAN_LEVEL = 700  # of 1000; noise 0.56 at shift 3, and less from there on
+NEARLY_CLEAN_LEVEL = 850  # of 1000; noise 0.35 at shift 3, and less from there on
+# of windows without text, where a training has nearly clean video at all: without an instruction
+# the actions can follow from that video only
+CLEAN_WITHOUT_TEXT = 0.75
 PADDING_WEIGHT = 0.1  # of action columns without a joint; multi-step sampling denoises them too
 
 
@@ -61,13 +64,19 @@ class Losses(NamedTuple):
 
 
 def sample_noise_levels(
-    objective: Objective, batch: int, blocks: int, actions: int, generator: torch.Generator
+    objective: Objective,
+    has_text: Tensor,
+    blocks: int,
+    actions: int,
+    generator: torch.Generator,
 ) -> NoiseLevels:
     """Sample noise levels: one per block for video and actions.
 
     Decoupled: Beta(3, 1) towards noise per block for video, one level per action token.
-    In a share `clean_video` of the blocks the actions can follow from the video alone.
+    In a share `clean_video` of the blocks the actions can follow from the video; in most windows
+    without text, by has_text bool [batch], they must.
     """
+    batch = len(has_text)
 
     def uniform(*shape: int) -> Tensor:
         return torch.rand(*shape, generator=generator)
@@ -82,7 +91,8 @@ def sample_noise_levels(
         video = (uniform(batch, blocks) * NUM_TRAIN_TIMESTEPS).long().masked_fill(pure, 0)
         action = video[..., None].expand(-1, -1, actions)
     if objective.clean_video:
-        clean = uniform(batch, blocks) < objective.clean_video
+        share = torch.where(has_text, objective.clean_video, CLEAN_WITHOUT_TEXT)
+        clean = uniform(batch, blocks) < share[:, None]
         level = torch.randint(
             NEARLY_CLEAN_LEVEL, NUM_TRAIN_TIMESTEPS, (batch, blocks), generator=generator
         )

@@ -21,6 +21,8 @@ GENERATE_MODULE = 'wam_learning.demonstrations.generate_demos'
 TRAIN_MODULE = 'wam_learning.training.train'
 DONE_SUFFIX, LOG_SUFFIX = '.done', '.log'  # of files next to a step's folder
 POLL_S, REPORT_EVERY_S = 0.5, 300.0
+FOLLOW_VIDEO = '--clean-video 0.25 --text-dropout 0.15'
+DELAYS = '--committed-rows 4 --late-rows 18'  # for answers that are late by up to 0.6 s
 SHARD_EPISODES = 100  # an interruption loses at most as many per process
 
 
@@ -88,9 +90,9 @@ def list_steps(scale: float) -> tuple[Step, ...]:
             f'--instruction-change-prob 0.4 --near-miss-prob 0.4 {hard_first}',
             cores=2,
         ),
-        _train('autoencoder', 'demos', 'autoencoder', count(1500), 1),
+        _train('autoencoder', 'demos', 'autoencoder', count(3000), 1),
         _train('start', 'demos', 'bc', count(1800), 1, init='autoencoder'),
-        _train('joint', 'demos', 'joint', count(5000), 2, init='start'),
+        _train('joint', 'demos', 'joint', count(5000), 2, FOLLOW_VIDEO, init='start'),
         # on the core that the training of `joint` leaves free
         _generate(
             'demos_yam',
@@ -111,9 +113,23 @@ def list_steps(scale: float) -> tuple[Step, ...]:
             policy='joint',
         ),
         _train(
-            'mini', 'demos driven', 'joint', count(6000), 3, '--text-dropout 0.05', init='joint'
+            'mini',
+            'demos driven',
+            'joint',
+            count(7000),
+            3,
+            f'{FOLLOW_VIDEO} {DELAYS}',
+            init='joint',
         ),
-        _train('mini_yam', 'demos_yam', 'joint', count(5000), 4, init='joint'),
+        _train(
+            'mini_yam',
+            'demos_yam',
+            'joint',
+            count(5000),
+            4,
+            f'{FOLLOW_VIDEO} {DELAYS}',
+            init='joint',
+        ),
     )
 
 

@@ -34,6 +34,7 @@ class TextBatch(NamedTuple):
     """Distinct texts of a batch, as token ids or as embeddings."""
 
     text_index: Tensor  # int64 [batch], text of each window
+    has_text: Tensor  # bool [batch], False for the empty text
     token_ids: Tensor | None  # int64 [texts length], cut to the longest text
     mask: Tensor | None
     embeddings: Tensor | None  # [texts text_len text_dim]
@@ -42,7 +43,7 @@ class TextBatch(NamedTuple):
         ids, mask, embedded = (
             x if x is None else x.to(device) for x in (self.token_ids, self.mask, self.embeddings)
         )
-        return TextBatch(self.text_index.to(device), ids, mask, embedded)
+        return TextBatch(self.text_index.to(device), self.has_text, ids, mask, embedded)
 
 
 class PromptEncoder:
@@ -63,13 +64,18 @@ class PromptEncoder:
     def __call__(self, texts: Sequence[str]) -> TextBatch:
         distinct = sorted(set(texts))
         rows = torch.tensor([distinct.index(text) for text in texts])
+        has_text = torch.tensor([bool(text) for text in texts])
         if not self._trainable_encoder:
             for text in set(texts) - self._embedding_cache.keys():
                 self._embedding_cache[text] = self._encoders.encode_prompts(
                     [self._fill_template(text)]
                 )[0]
             return TextBatch(
-                rows, None, None, torch.stack([self._embedding_cache[t] for t in distinct])
+                rows,
+                has_text,
+                None,
+                None,
+                torch.stack([self._embedding_cache[t] for t in distinct]),
             )
         if self._encoders.tokenizer is None:
             raise ValueError('these encoders were built without a tokenizer')
@@ -80,7 +86,7 @@ class PromptEncoder:
             torch.stack([self._token_cache[text][i] for text in distinct]) for i in (0, 1)
         )
         longest = int(mask.sum(1).max())
-        return TextBatch(rows, ids[:, :longest], mask[:, :longest], None)
+        return TextBatch(rows, has_text, ids[:, :longest], mask[:, :longest], None)
 
     def _fill_template(self, text: str) -> str:
         return self._format_prompt(text) if text else ''
@@ -156,7 +162,7 @@ class TrainingModel(nn.Module):
         """Return the losses of a batch; `action_columns` bool [action_dim]: columns with data."""
         c = self.dit.config
         drawn = sample_noise_levels(
-            objective, len(batch.texts), batch.blocks, c.actions_per_block, generator
+            objective, text_batch.has_text, batch.blocks, c.actions_per_block, generator
         )
         action = add_noise(
             batch.action, sample_noise_like(batch.action, generator), drawn.action, objective
