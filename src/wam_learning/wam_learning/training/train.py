@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 BLOCK_COUNT_PROBS = {1: 0.5, 2: 0.25, 3: 0.15, 4: 0.1}  # of windows, by number of blocks
 SAVE_EVERY_S, LOG_EVERY_S, EVALUATE_EVERY_S = 60.0, 15.0, 60.0
+MAX_EVALUATION_SHARE = 0.05  # of the time; it takes 7 s on a busy core
 RESUME_FILE = Path('training') / 'resume.safetensors'
 DEPRECATED_FLAGS = {
     '--rate': '--lr',
@@ -284,6 +285,8 @@ class _TrainingRun:
                 self.logger.log_losses(*place, budget.remaining_s(trainer.step))
             if evaluate.is_due(*place):
                 self.evaluate()
+                took_s = budget.elapsed_s - place[1]
+                evaluate.every_s = max(EVALUATE_EVERY_S, took_s / MAX_EVALUATION_SHARE)
             if save.is_due(*place):
                 self.save()
             self.write_snapshot_if_due(budget.fraction_done(trainer.step))
