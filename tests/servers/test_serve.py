@@ -163,6 +163,7 @@ def get_health(port):
     return answer.status, answer.read().decode()
 
 
+@pytest.mark.slow
 def test_healthz_is_503_without_a_worker_and_exit_is_clean():
     with run_server('droid', '--token', 'open', '--devices', 'cpu') as (program, port):
         run_example('droid', port)

@@ -174,6 +174,7 @@ def test_a_change_of_scenes_that_failed_is_tried_again_and_counts_once():
     rounds.close()
 
 
+@pytest.mark.slow
 def test_two_trials_through_the_whole_stack(tmp_path):
     """A worker that holds still reaches nothing; scenes, words, goals and times are real."""
     worker = tmp_path / 'python'  # policy_node runs `worker_python -m MODULE ...`

@@ -12,9 +12,16 @@ import psutil
 import pytest
 
 from wam_tools.launch_process import LaunchProcess
+from wam_tools.process_tree import kill_descendants
 
 QUIET = threading.Event()
 pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture(autouse=True)
+def no_children():
+    """End what earlier tests of this process left, as compilers do: it would be counted."""
+    kill_descendants()
 
 
 def script(text):

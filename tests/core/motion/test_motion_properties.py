@@ -31,7 +31,7 @@ from wam_policy.core.robot.embodiment import load_embodiment
 
 pytestmark = pytest.mark.timeout(900)  # a minute, but not on a machine that others use
 LONG = int(os.environ.get('WAM_PROPERTY_CASES', '120'))
-SHORT, NUMBERED = 2_000, 2_000
+SHORT, NUMBERED = 1_000, 2_000
 MORE_SHORT = 8_000
 WHOLE = [load_embodiment('agibot_g1'), load_embodiment('yam')]
 SEED = st.integers(0, 2**32 - 1)

@@ -77,6 +77,7 @@ def test_a_compiled_autoencoder_gives_the_same_and_compiles_in_the_first_window(
             assert len(compiler.graphs) == 6, f'window {seed}'
 
 
+@pytest.mark.slow
 def test_a_compiled_autoencoder_traces_for_cuda(compiler: GraphCounter) -> None:
     """Neither breaks nor host values: what graph capture and an asynchronous stream need."""
     make_vae(False)  # the import of diffusers makes tensors, which cannot be on that device

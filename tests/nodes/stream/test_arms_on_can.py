@@ -21,6 +21,7 @@ from wam_tools.can_emulation.arms_on_can import CHANNELS
 pytestmark = [pytest.mark.ros, pytest.mark.stack, pytest.mark.timeout(240)]
 
 
+@pytest.mark.slow
 def test_kill_9_of_recorder_then_motion_leaves_the_arms_held_until_their_release(arms):
     launch = arms.bring_up()
     arms.start_moving()
