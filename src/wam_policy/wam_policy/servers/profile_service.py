@@ -144,7 +144,10 @@ def check_profile(profile: ServerProfile, robot: Embodiment, model: ServedModel)
     carried = {
         name for group in profile.state if isinstance(group, JointGroup) for name in group.joints
     }
-    lost = [name for name in robot.commanded if name not in carried]
+    # what is commanded and neither observed nor added to, such as a step or an effort, is not sent
+    relative = [key for key in robot.action_keys if key.relative]
+    read = {name for key in (*robot.state_keys, *relative) for name in key.joints}
+    lost = [name for name in robot.commanded if name in read - carried]
     if lost:
         raise ValueError(
             f'server profile {profile.name} does not carry {", ".join(lost)}, which the policy '
@@ -161,7 +164,7 @@ def check_profile(profile: ServerProfile, robot: Embodiment, model: ServedModel)
         )
     unseen = [camera.key for camera in robot.cameras if camera.key not in profile.cameras]
     warnings = []
-    fixed = [name for name in robot.observed if name not in {*carried, *robot.commanded}]
+    fixed = [name for name in robot.observed if name in read - carried]
     if fixed:
         warnings.append(
             f'{profile.name} does not carry {", ".join(fixed)}: the model sees them at home, so '
