@@ -22,7 +22,7 @@ class PageReader:
     """What the page is told, as its text messages."""
 
     def __init__(self, host):
-        self._client = connect(f'ws://{host}/ws', origin=Origin(f'http://{host}'))
+        self._client = connect(f'ws://{host}/ws', origin=Origin(f'http://{host}'), legacy=True)
 
     def read_state(self):
         while True:
