@@ -17,6 +17,7 @@ setup(
             'pretrained/*/*',
             'pretrained/*/experiment_cfg/*',
             'servers/profiles/*.yaml',
+            '*/*.toml',  # options of programs
         ]
     },
     data_files=[

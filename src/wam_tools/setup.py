@@ -7,6 +7,8 @@ setup(
     package_data={
         'wam_tools': [
             'episode_view/*.html',
+            '*.toml',  # options of programs
+            '*/*.toml',
             'can_emulation/driver/*.py',
             'can_emulation/driver/i2rt/*.py',
             'can_emulation/driver/i2rt/*/*.py',
