@@ -6,7 +6,8 @@ src/wam_bringup/{rviz,foxglove,plotjuggler}/<robot>.*, which are installed in wa
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -20,196 +21,33 @@ from wam_policy.core.robot.kinematic_tree import KinematicTree
 
 BRINGUP = Path(__file__).resolve().parents[2] / 'src/wam_bringup'
 ROBOTS = embodiment.list_robots()
-# where the scene is looked at: a point in the world, m, and a distance, m
-VIEW_TARGET, VIEW_DISTANCE_M = (0.3, 0.0, 0.9), 2.6
 COLORS = ('#3b8eea', '#e8893b', '#4caf6d', '#c2569e', '#8f7ee7', '#c9a227', '#3fb8af')
-LATCHED = {
-    'Depth': 1,
-    'Durability Policy': 'Transient Local',
-    'History Policy': 'Keep Last',
-    'Reliability Policy': 'Reliable',
-}
-VOLATILE = {**LATCHED, 'Depth': 2, 'Durability Policy': 'Volatile'}
-BEST_EFFORT = {**VOLATILE, 'Reliability Policy': 'Best Effort'}
+TEMPLATES = yaml.safe_load(Path(__file__).with_suffix('.yaml').read_text(encoding='utf-8'))
 
 
-# --- RViz ---------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One value over time."""
+
+    path: str
+    label: str
+    color: str
 
 
 def make_rviz(robot: Embodiment) -> str:
     """Return the configuration of RViz: robot, ghost, plan, contacts, cameras."""
-    displays = [
-        {
-            'Class': 'rviz_default_plugins/Grid',
-            'Name': 'Grid',
-            'Enabled': True,
-            'Color': '60; 64; 72',
-        },
-        _make_rviz_robot('Robot', '', 1.0),
-        _make_rviz_robot('Plan comes to rest here', 'plan', 0.3),
-        _make_rviz_markers('Planned paths', '/wam/plan/markers'),
-        _make_rviz_markers('Contacts ahead', '/wam/plan/contacts'),
-        *(
-            {
-                'Class': 'rviz_default_plugins/Path',
-                'Name': f'Path of the {side} tool',
-                'Enabled': False,
-                'Topic': {'Value': f'/wam/plan/{side}_path', **VOLATILE},
-            }
-            for side in _list_tools(robot)
-        ),
-        *(
-            {
-                'Class': 'rviz_default_plugins/Image',
-                'Name': camera.key,
-                'Enabled': True,
-                'Topic': {'Value': camera.topic, **BEST_EFFORT},
-            }
-            for camera in robot.cameras
-        ),
-        {
-            'Class': 'rviz_default_plugins/TF',
-            'Name': 'Frames',
-            'Enabled': False,
-            'Marker Scale': 0.3,
-        },
-    ]
-    document = {
-        'Panels': [
-            {'Class': 'rviz_common/Displays', 'Name': 'Displays'},
-            {'Class': 'rviz_common/Views', 'Name': 'Views'},
-            {'Class': 'rviz_common/Time', 'Name': 'Time'},
-        ],
-        'Visualization Manager': {
-            'Class': '',
-            'Displays': displays,
-            'Enabled': True,
-            'Global Options': {
-                'Background Color': '24; 26; 30',
-                'Fixed Frame': 'world',
-                'Frame Rate': 30,
-            },
-            'Name': 'root',
-            'Tools': [
-                {'Class': 'rviz_default_plugins/MoveCamera'},
-                {'Class': 'rviz_default_plugins/Select'},
-                {'Class': 'rviz_default_plugins/Measure'},
-            ],
-            'Value': True,
-            'Views': {'Current': _make_rviz_view(), 'Saved': None},
-        },
-        'Window Geometry': {'Height': 900, 'Width': 1500},
-    }
+    document = fill_template(TEMPLATES['rviz'], {}, list_repeated(robot))
     return yaml.safe_dump(document, sort_keys=False, width=99)
-
-
-def _make_rviz_view() -> dict[str, Any]:
-    x, y, z = VIEW_TARGET
-    return {
-        'Class': 'rviz_default_plugins/Orbit',
-        'Name': 'Current View',
-        'Distance': VIEW_DISTANCE_M,
-        'Focal Point': {'X': x, 'Y': y, 'Z': z},
-        'Pitch': 0.35,
-        'Yaw': 0.6,
-        'Target Frame': 'world',
-    }
-
-
-def _list_tools(robot: Embodiment) -> list[str]:
-    links = KinematicTree.from_urdf(embodiment.load_urdf(robot.name)).links
-    return [link.removesuffix('_tool') for link in links if link.endswith('_tool')]
-
-
-def _make_rviz_robot(name: str, prefix: str, alpha: float) -> dict[str, Any]:
-    return {
-        'Class': 'rviz_default_plugins/RobotModel',
-        'Name': name,
-        'Enabled': True,
-        'Alpha': alpha,
-        'Description Source': 'Topic',
-        'Description Topic': {'Value': '/robot_description', **LATCHED},
-        'TF Prefix': prefix,
-        'Visual Enabled': True,
-    }
-
-
-def _make_rviz_markers(name: str, topic: str) -> dict[str, Any]:
-    return {
-        'Class': 'rviz_default_plugins/MarkerArray',
-        'Name': name,
-        'Enabled': True,
-        'Topic': {'Value': topic, **VOLATILE},
-    }
-
-
-# --- Foxglove -----------------------------------------------------------------------------------
 
 
 def make_foxglove(robot: Embodiment) -> str:
     """Return the layout of Foxglove: 3D, images, plots, states, an instruction to publish."""
-    panels: dict[str, Any] = {'3D!scene': _make_scene_panel()}
-    images = []
-    for camera in robot.cameras:
-        name = f'Image!{camera.key}'
-        panels[name] = {
-            'imageMode': {
-                'imageTopic': camera.topic,
-                'calibrationTopic': camera.info_topic,
-            },
-            'foxglovePanelTitle': camera.key,
-        }
-        images.append(name)
-    panels['Image!predicted'] = {
-        'imageMode': {'imageTopic': '/wam/predicted_video'},
-        'foxglovePanelTitle': 'what the model predicts',
-    }
-    panels['StateTransitions!states'] = {
-        'isSynced': True,
-        'paths': [
-            {'value': f'/wam/{topic}.{field}', 'label': label, 'timestampMethod': 'receiveTime'}
-            for topic, field, label in (
-                ('status', 'state_name', 'policy'),
-                ('motion_status', 'state_name', 'motion'),
-                ('motion_status', 'reason', 'reason'),
-                ('status', 'instruction', 'instruction'),
-            )
-        ],
-    }
-    panels['Publish!instruction'] = {
-        'topicName': '/wam/instruction',
-        'datatype': 'std_msgs/msg/String',
-        'value': json.dumps({'data': 'take the red cube up'}),
-        'buttonText': 'Send the instruction',
-        'buttonTooltip': 'Empty text: stop and hold',
-        'advancedView': True,
-    }
-    joints = robot.controllers[0].joints
-    state_topic = robot.controllers[0].state_topic
-    panels['Plot!joints'] = _make_plot(
-        f'{robot.controllers[0].name}: commanded and measured',
-        [
-            (f'{state_topic}.{part}.positions[{number}]', f'{joint} {label}')
-            for number, joint in enumerate(joints[:3])
-            for part, label in (('reference', 'commanded'), ('feedback', 'measured'))
-        ],
-    )
-    panels['Plot!latency'] = _make_plot(
-        'chunk rate in Hz, rows left',
-        [
-            ('/wam/status.query_rate_hz', 'chunks per second'),
-            ('/wam/motion_status.rows_left', 'rows left'),
-        ],
-    )
-    views = _stack('row', ['3D!scene', _stack('column', [*images, 'Image!predicted'])], 66)
-    below = _stack(
-        'row',
-        [
-            _stack('column', ['StateTransitions!states', 'Publish!instruction'], 62),
-            _stack('row', ['Plot!joints', 'Plot!latency'], 60),
-        ],
-        38,
-    )
+    known = {'controller': robot.controllers[0]}
+    panels = fill_template(TEMPLATES['foxglove'], known, list_repeated(robot))
+    images = [name for name in panels if name.startswith('Image!')]
+    views = _stack('row', ['3D!scene', _stack('column', images)], 66)
+    states = _stack('column', ['StateTransitions!states', 'Publish!instruction'], 62)
+    below = _stack('row', [states, _stack('row', ['Plot!joints', 'Plot!latency'], 60)], 38)
     document = {
         'configById': panels,
         'globalVariables': {},
@@ -220,67 +58,51 @@ def make_foxglove(robot: Embodiment) -> str:
     return json.dumps(document, indent=1) + '\n'
 
 
-def _make_scene_panel() -> dict[str, Any]:
-    layers = {
-        'grid': {'layerId': 'foxglove.Grid', 'label': 'Grid', 'size': 4, 'divisions': 16},
-        'robot': {'layerId': 'foxglove.Urdf', 'label': 'Robot', 'framePrefix': ''},
-        'ghost': {
-            'layerId': 'foxglove.Urdf',
-            'label': 'Plan comes to rest here',
-            'framePrefix': 'plan/',
-            'displayMode': 'collision',
-        },
-    }
-    for order, (name, layer) in enumerate(layers.items(), 1):
-        layer |= {'instanceId': name, 'visible': True, 'frameLocked': True, 'order': order}
-        if layer['layerId'] == 'foxglove.Urdf':
-            layer |= {'sourceType': 'topic', 'topic': '/robot_description'}
-            layer.setdefault('displayMode', 'visual')
+def list_repeated(robot: Embodiment) -> dict[str, Sequence[Any]]:
+    """Return what entries with `for_each` are repeated for, by its name."""
+    links = KinematicTree.from_urdf(embodiment.load_urdf(robot.name)).links
+    controller = robot.controllers[0]
+    curves = [
+        (f'{controller.state_topic}.{part}.positions[{number}]', f'{joint} {label}')
+        for number, joint in enumerate(controller.joints[:3])
+        for part, label in (('reference', 'commanded'), ('feedback', 'measured'))
+    ]
     return {
-        'followTf': 'world',
-        'fixedFrame': 'world',
-        'followMode': 'follow-none',
-        'cameraState': {
-            'perspective': True,
-            'distance': VIEW_DISTANCE_M,
-            'phi': 65,
-            'thetaOffset': 55,
-            'target': [0, 0, 0],
-            'targetOffset': list(VIEW_TARGET),
-            'targetOrientation': [0, 0, 0, 1],
-            'fovy': 45,
-            'near': 0.05,
-            'far': 100,
-        },
-        'scene': {'transforms': {'visible': False}},
-        'transforms': {},
-        'topics': {
-            topic: {'visible': True} for topic in ('/wam/plan/markers', '/wam/plan/contacts')
-        },
-        'layers': layers,
-    }
-
-
-def _make_plot(title: str, paths: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    return {
-        'title': title,
-        'foxglovePanelTitle': title,
-        'paths': [
-            {
-                'value': path,
-                'label': label,
-                'enabled': True,
-                'timestampMethod': 'receiveTime',
-                'color': COLORS[number % len(COLORS)],
-            }
-            for number, (path, label) in enumerate(paths)
+        'camera': robot.cameras,
+        'tool': [link.removesuffix('_tool') for link in links if link.endswith('_tool')],
+        'joint_curve': [
+            Curve(*curve, color) for curve, color in zip(curves, COLORS, strict=False)
         ],
-        'showLegend': True,
-        'legendDisplay': 'floating',
-        'isSynced': True,
-        'xAxisVal': 'timestamp',
-        'followingViewWidth': 20,
     }
+
+
+def fill_template(
+    template: Any, known: Mapping[str, Any], repeated: Mapping[str, Sequence[Any]]
+) -> Any:
+    """Return a copy, values in braces filled in and entries with `for_each` repeated."""
+
+    def find_cases(entry: Any) -> Iterator[tuple[Any, Mapping[str, Any]]]:
+        name = entry.get('for_each') if isinstance(entry, dict) else None
+        if name is None:
+            yield entry, known
+            return
+        entry = {key: value for key, value in entry.items() if key != 'for_each'}
+        for each in repeated[name]:
+            yield entry, {**known, name: each}
+
+    if isinstance(template, dict):
+        return {
+            key.format(**given): fill_template(case, given, repeated)
+            for key, entry in template.items()
+            for case, given in find_cases(entry)
+        }
+    if isinstance(template, list):
+        return [
+            fill_template(case, given, repeated)
+            for entry in template
+            for case, given in find_cases(entry)
+        ]
+    return template.format(**known) if isinstance(template, str) else template
 
 
 def _stack(direction: str, parts: Sequence[Any], percentage: float = 0.0) -> Any:
