@@ -9,6 +9,7 @@ setup(
             'episode_view/*.html',
             '*.toml',  # options of programs
             '*/*.toml',
+            'fault_injection/faults/*.yaml',
             'can_emulation/driver/*.py',
             'can_emulation/driver/i2rt/*.py',
             'can_emulation/driver/i2rt/*/*.py',

@@ -29,13 +29,12 @@ from wam_tools.fault_injection.faults import (
     arm_faults,
     check_faults,
     chunk_faults,
-    clock_faults,
     command_faults,
     instruction_faults,
     network_faults,
     process_faults,
+    relay_faults,
     request_faults,
-    sensor_faults,
     storage_faults,
 )
 from wam_tools.fault_injection.stack_client import STUB_CHECKPOINT, StackFeature, StackProcesses
@@ -52,14 +51,14 @@ def make_all_faults(robot: Embodiment) -> tuple[Fault, ...]:
     return (
         *process_faults.FAULTS,
         *request_faults.FAULTS,
-        *sensor_faults.make_camera_faults(robot),
-        *sensor_faults.FAULTS,
+        *relay_faults.make_camera_faults(robot),
+        *relay_faults.make_relay_faults('joints'),
         *chunk_faults.FAULTS,
         *instruction_faults.FAULTS,
         *command_faults.FAULTS,
         *network_faults.make_network_faults(robot),
         *storage_faults.FAULTS,
-        *clock_faults.FAULTS,
+        *relay_faults.make_relay_faults('clock'),
         *check_faults.FAULTS,
         *(arm_faults.FAULTS if robot.name == arm_faults.ROBOT else ()),
     )

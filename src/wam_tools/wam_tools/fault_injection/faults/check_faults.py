@@ -5,7 +5,7 @@ that the rows show what is listed and that nothing else changes.
 """
 
 from wam_tools.fault_injection.fault import Fault, FaultTestBench, do_nothing
-from wam_tools.fault_injection.faults.sensor_faults import make_corruption_actions
+from wam_tools.fault_injection.faults.relay_faults import make_relay_actions
 
 UNDECLARED_PARAMETER = 'cmd_timeout'
 LISTED = r'checks: .*\b{check}\b'
@@ -55,7 +55,7 @@ FAULTS = (
         'joint states without efforts',
         'effort',
         components=('joints',),
-        **make_corruption_actions('joints', 'no effort', []),
+        **make_relay_actions('joints', corruption='no effort'),
     ),
     make_listed_fault(
         'controllers that report nothing',

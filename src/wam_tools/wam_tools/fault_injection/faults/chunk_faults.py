@@ -9,27 +9,11 @@ from wam_policy.core.types import Chunk
 from wam_policy.nodes import message_conversion, qos
 from wam_tools.fault_injection import stub_worker
 from wam_tools.fault_injection.fault import Fault, FaultTestBench
-from wam_tools.fault_injection.faults.sensor_faults import make_corruption_actions
+from wam_tools.fault_injection.faults.relay_faults import make_relay_faults
 from wam_tools.fault_injection.stack_observer import poll_until
 from wam_tools.stack_launch import StackLaunchError
 
-CHUNK_DELAY_S = 1.2  # a chunk lasts 0.8 s
-REJECTION = r'rejection: .*'
-# fault -> corruption, report of motion, whether the joints must rest
-CHUNK_CORRUPTIONS = {
-    'twice each': ('duplicate', REJECTION + r'came after', False),
-    'in wrong order': ('disorder', REJECTION + r'came after', False),
-    'not a number': ('poison', REJECTION + r'not finite', True),
-    'of another horizon': ('shorten', REJECTION + r'positions, want', True),
-    'of other joints': ('misname', REJECTION + r'elbow', True),
-    # bytes that cannot be decoded give a message of zeros, or none
-    'garbage bytes': ('garbage', REJECTION + r'step_dt is 0|motion: .*underrun', True),
-}
 COMPETING_RATE_HZ, COMPETING_OFFSET_RAD = 10.0, 0.1
-
-
-def delay_chunks(bench: FaultTestBench) -> None:
-    bench.stack.configure_route('chunks', delay_s=CHUNK_DELAY_S)
 
 
 def start_session(bench: FaultTestBench) -> None:
@@ -92,30 +76,13 @@ def publish_competing_chunks(bench: FaultTestBench) -> None:
 
 
 FAULTS = (
-    Fault(
-        'chunk/1.2 s late',
-        ('chunks',),
-        delay_chunks,
-        lambda bench: bench.stack.configure_route('chunks'),
-        REJECTION + r'late|motion: .*underrun',
-        True,
-    ),
-    *(
-        Fault(
-            f'chunk/{what}',
-            ('chunks',),
-            detect=detect,
-            rests=rests,
-            **make_corruption_actions('chunks', corruption, []),
-        )
-        for what, (corruption, detect, rests) in CHUNK_CORRUPTIONS.items()
-    ),
+    *make_relay_faults('chunk'),
     Fault(
         'chunk/of an old session',
         ('chunks', 'words'),
         add_old_session_chunks,
         lambda bench: bench.stack.configure_route('chunks'),
-        REJECTION + r'old session',
+        r'rejection: .*old session',
         False,
         prepare=start_session,
     ),

@@ -1,0 +1,74 @@
+"""Faults that only configure the relay between robot, policy and motion: rows of a table."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from wam_policy.core.robot.embodiment import Embodiment
+from wam_tools.fault_injection.fault import Fault, FaultTestBench
+from wam_tools.fault_injection.stack_client import StackFeature
+
+TABLE = yaml.safe_load(Path(__file__).with_suffix('.yaml').read_text(encoding='utf-8'))
+COMMAND_FIELDS = ('corruption', 'values', 'delay_s', 'shift_s')  # of the relay
+# family -> route, affected part of the stack, required feature
+FAMILIES = {
+    'joints': ('joints', 'joints', StackFeature.NOTHING),
+    'chunk': ('chunks', 'chunks', StackFeature.NOTHING),
+    'clock': ('clock', 'time', StackFeature.CLOCK),
+}
+
+
+def make_relay_actions(route: str, restore: dict | None = None, **command: Any) -> dict:
+    """Return the injection and the removal of a configuration of one route."""
+
+    def inject(bench: FaultTestBench) -> None:
+        bench.stack.configure_route(route, **command)
+
+    def remove(bench: FaultTestBench) -> None:
+        bench.stack.configure_route(route, **(restore or {}))
+
+    return {'inject': inject, 'remove': remove}
+
+
+def make_relay_faults(family: str) -> tuple[Fault, ...]:
+    """Return the rows of joints, chunk or clock."""
+    route, component, feature = FAMILIES[family]
+    return tuple(
+        _make_fault(f'{family}/{what}', component, {'route': route, **row}, feature)
+        for what, row in TABLE[family].items()
+    )
+
+
+def make_camera_faults(robot: Embodiment) -> tuple[Fault, ...]:
+    """Return every row of every camera of a robot."""
+    return tuple(
+        _make_fault(
+            f'camera/{camera.key} {what}',
+            camera.key,
+            {**row, 'route': camera.key, 'detect': row['detect'].format(camera=camera.key)},
+        )
+        for what, row in TABLE['camera'].items()
+        for camera in robot.cameras
+    )
+
+
+def _make_fault(
+    name: str, component: str, row: dict[str, Any], feature: StackFeature = StackFeature.NOTHING
+) -> Fault:
+    command = {key: row[key] for key in COMMAND_FIELDS if key in row}
+    actions = make_relay_actions(row['route'], row.get('restore'), **command)
+    other = {
+        key: value
+        for key, value in row.items()
+        if key not in (*COMMAND_FIELDS, 'route', 'restore', 'detect', 'rests')
+    }
+    return Fault(
+        name,
+        (component,),
+        detect=row.get('detect'),
+        rests=row.get('rests'),
+        required_feature=feature,
+        **actions,
+        **other,
+    )
