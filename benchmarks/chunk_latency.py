@@ -11,6 +11,7 @@ import argparse
 import resource
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,19 +36,8 @@ from wam_policy.model.network.video_action_dit import VideoActionDiT
 from wam_policy.model.sampling import sampler
 from wam_policy.provenance import read_cpu_name
 
-COLUMNS = (
-    'mode',
-    'cfg',
-    'chunk_ms',
-    'p99_ms',
-    'calls',
-    'call_ms',
-    'clean_ms',
-    'sampler_ms',
-    'TFLOP',
-    'TFLOP/s',
-    'of_matmul',
-)
+TIMES = ('chunk_ms', 'p99_ms', 'calls', 'call_ms', 'clean_ms', 'sampler_ms')
+COLUMNS = ('mode', 'cfg', *TIMES, 'TFLOP', 'TFLOP/s', 'of_matmul')
 
 
 def main() -> int:
@@ -231,10 +221,8 @@ def count_chunk_flops(
     c: model_config.ModelConfig, sampler_name: str, guidance_scale: float
 ) -> dict[str, Any]:
     """Count a chunk's operations, the mean over a window's fills, without running it."""
-    sampling, fills = (
-        make_sampling_config(sampler_name, guidance_scale),
-        [1 + i * c.frames_per_block for i in range(c.window_blocks)],
-    )
+    sampling = make_sampling_config(sampler_name, guidance_scale)
+    fills = [1 + i * c.frames_per_block for i in range(c.window_blocks)]
     evaluations: list[bool] = []
 
     def velocity(*given: Any) -> sampler.Velocities:
@@ -258,15 +246,7 @@ def count_chunk_flops(
 
 
 def make_sampling_config(sampler_name: str, guidance_scale: float) -> sampler.SamplingConfig:
-    named = sampler.SAMPLERS[sampler_name]
-    return sampler.SamplingConfig(
-        named.steps,
-        named.shift,
-        guidance_scale,
-        named.evaluations,
-        named.dynamic,
-        named.video_final_noise,
-    )
+    return replace(sampler.SAMPLERS[sampler_name], guidance=guidance_scale)
 
 
 def compute_percentile(durations_ms: Sequence[float], percentile: float = 50) -> float:

@@ -37,11 +37,8 @@ def main() -> int:
 
 def measure_robot(robot_name: str, plan_count: int) -> dict[str, object]:
     robot = embodiment.load_embodiment(robot_name)
-    guard, bounds, grips = (
-        MujocoCollisionChecker(robot),
-        limits.limits_with_margin(robot),
-        limits.gripper_mask(robot),
-    )
+    guard, bounds = MujocoCollisionChecker(robot), limits.limits_with_margin(robot)
+    grips = limits.gripper_mask(robot)
     body = robot.home_positions(robot.observed[len(robot.commanded) :])
     rest = robot.home_positions(robot.commanded)
     base, rng = make_hold(robot.commanded, rest, 0), np.random.default_rng(1)

@@ -125,18 +125,17 @@ def main() -> int:
         for row in rows
     ]
     print(record.format_table(table, ['encoding', 'cv_bridge (ms)', 'before (ms)']))
-    if options.json:
-        record.write_report(
-            options.json,
-            {
-                'unit': 'ms of CPU per second of images, median and 95 % interval',
-                'images_per_round': CAMERAS * FRAMES,
-                'size': [WIDTH, HEIGHT],
-                'rounds': options.rounds,
-                'bridge': bridge_selection.select_bridge().description,
-                'results': rows,
-            },
-        )
+    record.write_report(
+        options.json,
+        {
+            'unit': 'ms of CPU per second of images, median and 95 % interval',
+            'images_per_round': CAMERAS * FRAMES,
+            'size': [WIDTH, HEIGHT],
+            'rounds': options.rounds,
+            'bridge': bridge_selection.select_bridge().description,
+            'results': rows,
+        },
+    )
     return 0
 
 

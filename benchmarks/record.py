@@ -1,7 +1,8 @@
 """Show measurements as tables, and write them with their provenance."""
 
 import json
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,13 @@ from wam_policy.command_line import CommandParser
 from wam_policy.provenance import collect_provenance
 
 
-def make_parser(description: str | None) -> CommandParser:
-    """Return a parser with the option --json."""
+def make_parser(
+    description: str | None, report: str = '--json', *, required: bool = False
+) -> CommandParser:
+    """Return a parser with an option for the file of the results."""
     parser = CommandParser(description=description)
-    parser.add_argument('--json', type=Path, metavar='FILE', help='write the results to FILE')
+    text = 'write the results to FILE'
+    parser.add_argument(report, type=Path, metavar='FILE', required=required, help=text)
     return parser
 
 
@@ -24,14 +28,21 @@ def show(
 ) -> None:
     """Print a table of `columns`, by default of all; write all to `path`, if one is given."""
     print(format_table(rows, columns or list(rows[0])))
-    if path:
-        write_report(path, {**about, 'rows': rows})
+    write_report(path, {**about, 'rows': rows})
 
 
-def write_report(path: Path, content: Mapping[str, Any]) -> None:
-    """Write figures and their provenance as JSON."""
+def write_report(path: Path | None, content: Mapping[str, Any]) -> None:
+    """Write figures and their provenance as JSON, if a file is given."""
+    if path is None:
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({**collect_provenance(), **content}, indent=1) + '\n')
+
+
+def summarize_range(values: Iterable[float]) -> dict[str, float]:
+    """Return median, least and most."""
+    ordered = sorted(values)
+    return {'median': statistics.median(ordered), 'low': ordered[0], 'high': ordered[-1]}
 
 
 def format_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:

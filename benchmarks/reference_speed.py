@@ -12,7 +12,6 @@ commits within a call, ours commits apart from the query and omits the last unco
 `benchmarks/speed/speed_ups.py` measures each of our speed-ups against our code without it.
 """
 
-import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -60,16 +59,13 @@ def make_config(dim: int, layers: int) -> ModelConfig:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print tables and write JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = record.make_parser(__doc__)
     parser.add_argument('--reference', type=Path, help='checkout of the released code')
     parser.add_argument('--dim', type=int, default=512)
     parser.add_argument('--layers', type=int, default=8)
     parser.add_argument('--rounds', type=int, default=3)
     parser.add_argument('--compiled', action='store_true', help='also with --engine compiled')
     parser.add_argument('--no-training', action='store_true')
-    parser.add_argument('--json', type=Path, metavar='FILE')
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(1)
     c = make_config(chosen.dim, chosen.layers)
@@ -97,21 +93,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(record.format_table(rows, ('pass', 'ms')))
     ratios = summarize(seconds)
     print(record.format_table(ratios, RATIO_COLUMNS))
-    if chosen.json:
-        record.write_report(
-            chosen.json,
-            {
-                'model': c.to_dict(),
-                'threads': 1,
-                'dtype': 'float32',
-                'figure': 'median CPU time of the rounds, all runs in turn in each round',
-                'text_tokens': TEXT_TOKENS,
-                'torch': torch.__version__,
-                'errors': errors if chosen.reference else None,
-                'passes': rows,
-                'ratios': ratios,
-            },
-        )
+    record.write_report(
+        chosen.json,
+        {
+            'model': c.to_dict(),
+            'threads': 1,
+            'dtype': 'float32',
+            'figure': 'median CPU time of the rounds, all runs in turn in each round',
+            'text_tokens': TEXT_TOKENS,
+            'torch': torch.__version__,
+            'errors': errors if chosen.reference else None,
+            'passes': rows,
+            'ratios': ratios,
+        },
+    )
     return 0
 
 

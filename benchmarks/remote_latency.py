@@ -66,16 +66,15 @@ def main() -> int:
         return 0
     rows = [row for size in IMAGE_SIZES for row in measure_latency(size, options.rounds)]
     rows += measure_throughput(options)
-    if options.json:
-        record.write_report(
-            options.json,
-            {
-                'checkpoint': Path(options.checkpoint).name,
-                'devices': options.devices,
-                'steps': options.steps,
-                'rows': rows,
-            },
-        )
+    record.write_report(
+        options.json,
+        {
+            'checkpoint': Path(options.checkpoint).name,
+            'devices': options.devices,
+            'steps': options.steps,
+            'rows': rows,
+        },
+    )
     return 0
 
 
@@ -222,11 +221,7 @@ def time_worker(
 
 def measure_throughput(options: argparse.Namespace) -> list[dict]:
     """Measure chunks per second of one model: locally, and remotely with 1, 2 and 4 clients."""
-    model = {
-        'checkpoint': options.checkpoint,
-        'embodiment': ROBOT_NAME,
-        'steps': options.steps,
-    }
+    model = {'checkpoint': options.checkpoint, 'embodiment': ROBOT_NAME, 'steps': options.steps}
     rows = []
 
     def measure_sessions(what: str, plan: WorkerSpec, sessions: int) -> None:
@@ -261,11 +256,8 @@ def measure_throughput(options: argparse.Namespace) -> list[dict]:
 
 def run_clients(plan: WorkerSpec, sessions: int, seconds: float) -> list[int]:
     """Run `sessions` clients that query without a pause; return the chunks of each."""
-    robot, counts, begin = (
-        embodiment.load_embodiment(ROBOT_NAME),
-        [0] * sessions,
-        threading.Barrier(sessions),
-    )
+    robot = embodiment.load_embodiment(ROBOT_NAME)
+    counts, begin = [0] * sessions, threading.Barrier(sessions)
 
     def run_client(number: int) -> None:
         with WorkerSupervisor(plan) as pair:

@@ -66,10 +66,9 @@ def main() -> int:
             name, plan, embodiment.load_embodiment(options.embodiment), options.rounds
         )
     print_table(rows)
-    if options.json:
-        record.write_report(
-            options.json, {'checkpoint': options.checkpoint, 'steps': options.steps, 'rows': rows}
-        )
+    record.write_report(
+        options.json, {'checkpoint': options.checkpoint, 'steps': options.steps, 'rows': rows}
+    )
     return 0
 
 

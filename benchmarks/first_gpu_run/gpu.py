@@ -33,6 +33,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'src' / 'wam_policy')]
 import torch
 
 from benchmarks import record
+from benchmarks.chunk_latency import TIMES
 from benchmarks.first_gpu_run import gpu_parts
 from wam_policy.command_line import CommandParser
 from wam_policy.provenance import collect_provenance
@@ -46,19 +47,8 @@ PEERS_FILE = ROOT / 'docs' / 'reference' / 'benchmarks.md'
 PEERS_TITLE = '## Published results of others'
 ENVIRONMENT_PREFIXES = ('CUDA', 'NCCL', 'NVIDIA', 'PYTORCH', 'TORCH', 'TRITON', 'OMP')
 COLUMNS = (
-    'part',
-    'status',
-    'chunk_ms',
-    'p99_ms',
-    'calls',
-    'call_ms',
-    'clean_ms',
-    'sampler_ms',
-    'TFLOP/s',
-    'of_matmul',
-    'rehearsal_s',
-    'rounds',
-    'peak_memory_MB',
+    *('part', 'status', *TIMES),
+    *('TFLOP/s', 'of_matmul', 'rehearsal_s', 'rounds', 'peak_memory_MB'),
 )
 
 SaveFn = Callable[..., None]  # save(complete, **fields): write the row of this part

@@ -13,6 +13,7 @@ import os
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,10 +36,7 @@ WARMUP_QUERIES = 5  # of each session, not counted
 
 def main() -> int:
     """Measure, print a table, write JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('--json', type=Path, metavar='FILE', help='write the results to FILE')
+    parser = record.make_parser(__doc__)
     parser.add_argument('--robot', default='yam', help='(default: %(default)s)')
     parser.add_argument('--checkpoint', default='', help='(default: the shipped model)')
     parser.add_argument('--devices', default='cpu', help='(default: %(default)s)')
@@ -56,9 +54,8 @@ def main() -> int:
         run_server(*command, '--max-batch', str(max(SESSIONS))) as batched,
     ):
         rows = asyncio.run(measure_all(options, {'single': single, 'batched': batched}))
-    if options.json:
-        given = {'robot': options.robot, 'devices': options.devices, 'seconds': options.seconds}
-        record.write_report(options.json, {**given, 'rounds': options.rounds, 'rows': rows})
+    given = {name: getattr(options, name) for name in ('robot', 'devices', 'seconds', 'rounds')}
+    record.write_report(options.json, {**given, 'rows': rows})
     return 0
 
 
@@ -107,19 +104,19 @@ async def measure(
     for connection in connections:
         for _ in range(WARMUP_QUERIES):
             await ask(connection, query)
-    before_s, started_s = read_worker_cpu_s(address), time.perf_counter()
+    workers = find_server(address).children(recursive=True)
+    before_s, started_s = read_cpu_s(workers), time.perf_counter()
     end_s = started_s + seconds
     counts = await asyncio.gather(*(ask_until(c, query, end_s) for c in connections))
-    taken_s, cpu_s = time.perf_counter() - started_s, read_worker_cpu_s(address) - before_s
+    taken_s, cpu_s = time.perf_counter() - started_s, read_cpu_s(workers) - before_s
     for connection in connections:
         await connection.close()
     return sum(counts) / taken_s, sum(counts) / cpu_s
 
 
-def read_worker_cpu_s(address: str) -> float:
-    """Return the CPU time of the workers of the server that listens at an address."""
-    times = [worker.cpu_times() for worker in find_server(address).children(recursive=True)]
-    return sum(one.user + one.system for one in times)
+def read_cpu_s(processes: Sequence[psutil.Process]) -> float:
+    times = [process.cpu_times() for process in processes]
+    return sum(each.user + each.system for each in times)
 
 
 def find_server(address: str) -> psutil.Process:

@@ -7,7 +7,6 @@ time is measured, so that other load on the machine matters little. Memory and b
 value. With --only, the file keeps its other rows.
 """
 
-import argparse
 import json
 import os
 import statistics
@@ -64,15 +63,12 @@ Pair = tuple[Run, Run]  # without the speed-up, with it
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print a table, write JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = record.make_parser(__doc__)
     parser.add_argument('--dim', type=int, default=512)
     parser.add_argument('--layers', type=int, default=2)
     parser.add_argument('--rounds', type=int, default=9)
     parser.add_argument('--only', default='', metavar='TEXT', help='rows that contain TEXT')
     parser.add_argument('--no-compiled', action='store_true', help='needs no C++ compiler')
-    parser.add_argument('--json', type=Path, metavar='FILE')
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(1)
     run_worker.keep_freed_memory()  # as a worker does

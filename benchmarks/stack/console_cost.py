@@ -6,12 +6,12 @@ minute of the machine meets all of them. The viewer is a client that reads every
 nothing: what a browser costs belongs to its machine.
 """
 
-import argparse
 import json
 import os
 import re
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -24,9 +24,12 @@ import rclpy
 from websockets import Origin
 from websockets.sync.client import connect
 
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT)]
+
+from benchmarks import record
 from wam_policy.core.robot import embodiment
 from wam_policy.nodes.run_node import ExecutorThread
-from wam_policy.provenance import collect_provenance
 from wam_tools.stack_monitor import StackMonitor
 
 MODES = ('nobody looks', 'one viewer', 'one viewer, predicted video')
@@ -93,26 +96,22 @@ def measure(
 
 def summarize(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Return median and range over the rounds, per mode."""
-    summary = {}
-    for mode in MODES:
-        values = [row for row in rows if row['mode'] == mode]
-        summary[mode] = {
-            key: {
-                'median': float(np.median([row[key] for row in values])),
-                'low': min(row[key] for row in values),
-                'high': max(row[key] for row in values),
-            }
+    return {
+        mode: {
+            key: record.summarize_range(row[key] for row in rows if row['mode'] == mode)
             for key in ('chunks_per_s', 'latency_ms', 'console_cpu_share', 'bytes_per_s')
         }
-    return summary
+        for mode in MODES
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure the cost of the operator's page")
+    parser = record.make_parser(
+        "Measure the cost of the operator's page", '--output', required=True
+    )
     parser.add_argument('--robot', default='agibot_g1')
     parser.add_argument('--rounds', type=int, default=5)
     parser.add_argument('--seconds', type=float, default=12.0, help='of each mode in a round')
-    parser.add_argument('--output', type=Path, required=True)
     options = parser.parse_args()
     rclpy.init()
     monitor = StackMonitor(embodiment.load_embodiment(options.robot))
@@ -148,14 +147,13 @@ def main() -> None:
         executor.stop()
         log_path.unlink()
     report = {
-        **collect_provenance(),
         'robot': options.robot,
         'rounds': options.rounds,
         'console_memory_mb': round(memory_mb, 1),
         'summary': summarize(rows),
         'rows': rows,
     }
-    options.output.write_text(json.dumps(report, indent=1) + '\n')
+    record.write_report(options.output, report)
 
 
 if __name__ == '__main__':

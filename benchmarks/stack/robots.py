@@ -14,7 +14,6 @@ import asyncio
 import json
 import os
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -32,7 +31,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'tools')]
 
 from benchmarks import observations, record
 from benchmarks.remote_latency import run_server
-from benchmarks.servers.session_throughput import ask, find_server, open_session
+from benchmarks.servers.session_throughput import ask, find_server, open_session, read_cpu_s
 from cli import domain
 from wam_policy.core.robot import embodiment
 from wam_policy.servers import server_profile, value_mapping
@@ -50,11 +49,7 @@ MEBIBYTE = 2**20
 
 def main() -> int:
     """Measure, print a line per number of robots, write JSON."""
-    parser = argparse.ArgumentParser(
-        prog='./wam bench robots',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = record.make_parser(__doc__, '--output')
     parser.add_argument('--robot', default='agibot_g1', help='(default: %(default)s)')
     parser.add_argument('--checkpoint', default='mini', help='(default: %(default)s)')
     parser.add_argument('--robots', type=int, nargs='*', default=[1, 2, 4], metavar='N')
@@ -62,7 +57,6 @@ def main() -> int:
     parser.add_argument('--replay-seconds', type=float, default=8.0, help='of a round')
     parser.add_argument('--rounds', type=int, default=3, help='of the replay')
     parser.add_argument('--no-stacks', action='store_true', help='replay only')
-    parser.add_argument('--output', type=Path, metavar='FILE')
     parser.add_argument('--stack', metavar='ADDRESS', help=argparse.SUPPRESS)
     options = parser.parse_args()
     if max(options.robots, default=0) > MAX_ROBOTS:
@@ -80,20 +74,10 @@ def main() -> int:
         for count in options.robots if not options.no_stacks else ():
             stacks.append(measure_stacks(options, address, count))
             print(json.dumps(stacks[-1]), flush=True)
-    if options.output:
-        record.write_report(
-            options.output,
-            {
-                'robot': options.robot,
-                'checkpoint': options.checkpoint,
-                'cameras': CHEAP_CAMERAS,
-                'seconds': options.seconds,
-                'replay_seconds': options.replay_seconds,
-                'rounds': options.rounds,
-                'replayed': replayed,
-                'stacks': stacks,
-            },
-        )
+    names = ('robot', 'checkpoint', 'seconds', 'replay_seconds', 'rounds')
+    given = {name: getattr(options, name) for name in names}
+    found = {'cameras': CHEAP_CAMERAS, 'replayed': replayed, 'stacks': stacks}
+    record.write_report(options.output, given | found)
     return 0
 
 
@@ -112,11 +96,6 @@ def measure_server(address: str) -> list[psutil.Process]:
     """Return the processes of the server."""
     server = find_server(address)
     return [server, *server.children(recursive=True)]
-
-
-def read_cpu_s(processes: Sequence[psutil.Process]) -> float:
-    times = [process.cpu_times() for process in processes]
-    return sum(each.user + each.system for each in times)
 
 
 # ---- whole stacks
@@ -249,14 +228,7 @@ async def replay_all(options: argparse.Namespace, address: str) -> list[dict[str
         rows.append(
             {
                 'robots': count,
-                **{
-                    key: {
-                        'median': statistics.median(one[key] for one in rounds),
-                        'low': min(one[key] for one in rounds),
-                        'high': max(one[key] for one in rounds),
-                    }
-                    for key in rounds[0]
-                },
+                **{key: record.summarize_range(one[key] for one in rounds) for key in rounds[0]},
             }
         )
         print(json.dumps(rows[-1]), flush=True)

@@ -24,6 +24,7 @@ PACKAGES = ('wam_policy', 'wam_learning', 'wam_sim')
 sys.path[:0] = [str(ROOT), *(str(ROOT / 'src' / name) for name in PACKAGES)]
 
 from benchmarks import record
+from wam_policy.command_line import CommandParser
 from wam_policy.core.robot import transforms
 from wam_policy.core.robot.checkpoints import resolve_checkpoint
 from wam_policy.model.checkpoint import checkpoint_folder
@@ -252,9 +253,7 @@ def compare_futures(
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; return the exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(description=__doc__)
     parser.add_argument('--out', type=Path, required=True, metavar='FILE')
     parser.add_argument('--checkpoint', default='mini', help='folder or shipped model')
     parser.add_argument('--contexts', type=int, default=24, help='scenes to compare')

@@ -18,6 +18,7 @@ setup(
             'pretrained/*/experiment_cfg/*',
             'servers/profiles/*.yaml',
             '*/*.toml',  # options of programs
+            'model/checkpoint/*.toml',
         ]
     },
     data_files=[
