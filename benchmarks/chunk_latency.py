@@ -29,7 +29,6 @@ from benchmarks.random_session import (
     make_clock_ms,
     make_random_model,
 )
-from wam_policy.command_line import add_options
 from wam_policy.model.execution import engines, quantization
 from wam_policy.model.network import model_config
 from wam_policy.model.network.video_action_dit import VideoActionDiT
@@ -88,12 +87,50 @@ def main() -> int:
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = record.make_parser(__doc__)
-    add_options(
-        parser,
-        __file__,
-        presets=tuple(model_config.PRESETS),
-        samplers=tuple(sampler.SAMPLERS),
-        engines=engines.ENGINE_CHOICES,
+    parser.add_argument('--preset', choices=tuple(model_config.PRESETS), default='tiny')
+    parser.add_argument('--device', default='cpu', help='cpu or cuda:N')
+    parser.add_argument(
+        '--dtype', choices=('float32', 'bfloat16'), help='default: bfloat16 on cuda, else float32'
+    )
+    parser.add_argument(
+        '--sampler',
+        '--mode',  # the old name, for one release
+        dest='mode',
+        nargs='+',
+        choices=tuple(sampler.SAMPLERS),
+        default=['static8'],
+    )
+    parser.add_argument(
+        '--guidance-scale',
+        '--cfg',  # the old name, for one release
+        dest='cfg',
+        nargs='+',
+        type=float,
+        default=[5.0],
+        help='guidance scales; 1: conditional branch only (default: 5)',
+    )
+    parser.add_argument('--engine', default='eager', help=f'{engines.ENGINE_CHOICES} (see above)')
+    parser.add_argument('--precision', default='full', help='full, fp8, int8 or a calibration')
+    parser.add_argument('--rounds', type=int, default=20, help='chunks per fill')
+    parser.add_argument(
+        '--budget',
+        type=float,
+        default=60.0,
+        metavar='SECONDS',
+        help='limit for the rounds of one row, after the first',
+    )
+    parser.add_argument('--threads', type=int, default=1, help='CPU threads')
+    parser.add_argument('--layers', type=int, help='fewer layers than the preset has')
+    parser.add_argument('--embodiment', default='yam', help='robot, without --dit-only')
+    parser.add_argument(
+        '--dit-only', action='store_true', help='measure only transformer and sampler'
+    )
+    parser.add_argument(
+        '--analytic',
+        '--paper',  # the old name, for one release
+        dest='paper',
+        action='store_true',
+        help='count operations, without running the model',
     )
     return parser
 

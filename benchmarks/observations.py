@@ -14,7 +14,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / 'src' / package) for package in ('wam_policy', 'wam_sim')]
 
-from wam_policy.command_line import CommandParser, add_options
+from wam_policy.command_line import CommandParser
 from wam_policy.core.robot import embodiment
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.workers.export_engine import RecordedObservations
@@ -31,7 +31,19 @@ ObservationSample = tuple[
 def main() -> int:
     """Record observations and write them."""
     parser = CommandParser('./wam engine record-observations', __doc__)
-    add_options(parser, __file__, robots=embodiment.list_robots())
+    parser.add_argument('--embodiment', required=True, choices=embodiment.list_robots())
+    parser.add_argument('--out', type=Path, required=True, help='.npz')
+    parser.add_argument('--bag', type=Path, help='folder of a bag (default: simulate)')
+    parser.add_argument('--instruction', default='', help='instruction of the bag')
+    parser.add_argument('--blocks', type=int, default=12)
+    parser.add_argument(
+        '--frames',
+        type=int,
+        default=4,
+        help='per block: 8 for the released models, 4 for the small ones (default: %(default)s)',
+    )
+    parser.add_argument('--hz', type=float, default=5.0, help='frame rate (default: %(default)s)')
+    parser.add_argument('--seed', type=int, default=0)
     options = parser.parse_args()
     robot = embodiment.load_embodiment(options.embodiment)
     count = 1 + options.blocks * options.frames

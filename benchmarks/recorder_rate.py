@@ -19,7 +19,7 @@ import numpy as np
 import psutil
 import record
 
-from wam_policy.command_line import add_options, to_options
+from wam_policy.command_line import to_options
 
 ROBOT = 'yam'
 JOINTS_HZ = 100.0
@@ -29,7 +29,19 @@ IMAGE_SIZES = {'640x480': (640, 480), '1280x720': (1280, 720)}
 def main() -> int:
     """Measure each load, print a table, write JSON."""
     parser = record.make_parser(__doc__)
-    add_options(parser, __file__, sizes=IMAGE_SIZES, hidden=argparse.SUPPRESS)
+    parser.add_argument('--seconds', type=float, default=20.0, help='(default: %(default)s)')
+    parser.add_argument(
+        '--hz',
+        type=float,
+        nargs='+',
+        default=[30.0],
+        help='images per second and camera (default: 30)',
+    )
+    parser.add_argument('--size', default='640x480', choices=IMAGE_SIZES)
+    parser.add_argument(
+        '--images', nargs='+', default=['jpeg'], choices=('jpeg', 'raw', 'compressed')
+    )
+    parser.add_argument('--publish', type=float, metavar='HZ', help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.publish:
         run_robot(options.publish, IMAGE_SIZES[options.size])

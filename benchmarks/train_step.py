@@ -23,7 +23,6 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'src' / 'wam_policy')]
 
 from benchmarks import flops, record
 from benchmarks.chunk_latency import make_clock_ms, measure_matmul_rate, read_device_name
-from wam_policy.command_line import add_options
 from wam_policy.model.network.attention import group_teacher_forcing
 from wam_policy.model.network.layers import ContextEmbeddings, TransformerBlock
 from wam_policy.model.network.model_config import PRESETS, ModelConfig, get_preset
@@ -43,8 +42,21 @@ COLUMNS = (
 def main() -> int:
     """Measure, print a table and write JSON."""
     parser = record.make_parser(__doc__)
-    default = 'cuda:0' if torch.cuda.is_available() else 'cpu'
-    add_options(parser, __file__, presets=tuple(PRESETS), device=default)
+    parser.add_argument('--preset', choices=tuple(PRESETS), default='dreamzero_14b')
+    parser.add_argument('--device', default='cuda:0' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--rank', type=int, default=4)
+    parser.add_argument(
+        '--blocks', type=int, nargs='+', help='per window (default: 1 and the maximum)'
+    )
+    parser.add_argument('--rounds', type=int, default=1)
+    parser.add_argument('--threads', type=int, default=1, help='CPU threads')
+    parser.add_argument(
+        '--rate',
+        type=float,
+        default=300.0,
+        metavar='TFLOP/S',
+        help='assumed rate of a GPU for the estimate (default: %(default)s)',
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)

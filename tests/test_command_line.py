@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from wam_policy.command_line import CommandParser, add_options, replace_deprecated, to_options
+from wam_policy.command_line import CommandParser, replace_deprecated, to_options
 
 RENAMED = {'--driver': '--policy', '--rate': '--lr'}
 
@@ -54,39 +54,3 @@ def test_options_for_another_program_keep_zero_and_leave_out_what_is_not_given()
     values = {'seed': 0, 'rate': 0.0, 'base': '', 'steps': None, 'toy': True, 'sparse': False}
     words = to_options(values | {'policy_seconds': (1.0, 2.0)})
     assert words == ['--seed', '0', '--rate', '0.0', '--toy', '--policy-seconds', '1.0', '2.0']
-
-
-TABLE = """
-[--count]
-default = 3
-help = 'of {what} (default: %(default)s)'
-
-[--name]
-choices = '$names'
-
-[place.--out]
-aliases = ['--output']
-type = 'path'
-
-[place.--quiet]
-action = 'store_true'
-"""
-
-
-def test_options_come_from_the_table_next_to_a_module(tmp_path):
-    (tmp_path / 'program.toml').write_text(TABLE)
-    parser = CommandParser('wam x')
-    add_options(parser, str(tmp_path / 'program.py'), what='cubes', names=('a', 'b'))
-    given = parser.parse(['--count', '4', '--name', 'b', '--output', 'x', '--quiet'])
-    assert vars(given) == {'count': 4, 'name': 'b', 'out': Path('x'), 'quiet': True}
-    assert parser.parse([]).count == 3
-    text = parser.format_help()
-    assert 'of cubes (default: 3)' in text and '\nplace:\n' in text
-    with pytest.raises(SystemExit):
-        parser.parse(['--name', 'c'])
-
-
-def test_a_value_that_a_table_uses_must_be_given(tmp_path):
-    (tmp_path / 'program.toml').write_text(TABLE)
-    with pytest.raises(KeyError, match='what'):
-        add_options(CommandParser('wam x'), str(tmp_path / 'program.py'), names=())

@@ -117,12 +117,7 @@ LAYERS = (
     *(
         ImportLayer(
             f'src/wam_policy/{name.replace(".", "/")}.py',
-            (
-                *WORKER_CLIENT_MODULES,
-                'wam_policy.core',
-                'wam_policy.robot_folders',
-                'wam_policy.command_line',
-            ),
+            (*WORKER_CLIENT_MODULES, 'wam_policy.core', 'wam_policy.robot_folders'),
             ('pickle',),
             ('numpy',),
         )

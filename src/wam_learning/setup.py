@@ -4,7 +4,7 @@ setup(
     name='wam_learning',
     version='0.1.0',
     packages=find_packages(),
-    package_data={'wam_learning': ['training/fsdp.yaml', '*/*.toml']},
+    package_data={'wam_learning': ['training/fsdp.yaml']},
     data_files=[
         ('share/ament_index/resource_index/packages', ['resource/wam_learning']),
         ('share/wam_learning', ['package.xml']),

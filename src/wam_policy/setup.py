@@ -17,8 +17,6 @@ setup(
             'pretrained/*/*',
             'pretrained/*/experiment_cfg/*',
             'servers/profiles/*.yaml',
-            '*/*.toml',  # options of programs
-            'model/checkpoint/*.toml',
         ]
     },
     data_files=[

@@ -7,8 +7,6 @@ setup(
     package_data={
         'wam_tools': [
             'episode_view/*.html',
-            '*.toml',  # options of programs
-            '*/*.toml',
             'fault_injection/faults/*.yaml',
             'can_emulation/driver/*.py',
             'can_emulation/driver/i2rt/*.py',

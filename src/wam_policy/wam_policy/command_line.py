@@ -1,19 +1,9 @@
-"""What the command lines share: parser, tables of options, old names for one release, checks.
-
-A table is a TOML file next to its module: a section per option, `[--seed]`, or in a group of the
-help, `[limits.--port]`, with what `add_argument` takes. `type` is int, float or path, and need not
-be given where the default is a number. `'$name'` is a value that only the code knows, and `{name}`
-in a help text its text.
-"""
+"""What the command lines of this project share: parser, old names for one release, checks."""
 
 import argparse
 import sys
-import tomllib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
-
-OPTION_TYPES = {'int': int, 'float': float, 'path': Path}
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -53,41 +43,6 @@ class CommandParser(argparse.ArgumentParser):
             path = getattr(options, name)
             if path is not None and not path.absolute().parent.is_dir():
                 self.error(f'{to_flag(name)}: no folder {path.absolute().parent}')
-
-
-def add_options(parser: argparse.ArgumentParser, module_file: str, **known: Any) -> None:
-    """Add the options of the table next to a module, given as its `__file__`.
-
-    `known` are values by the names that the table uses; KeyError if one is not given.
-    """
-    table = tomllib.loads(Path(module_file).with_suffix('.toml').read_text(encoding='utf-8'))
-    for name, section in table.items():
-        if name.startswith('--'):
-            _add_option(parser, name, section, known)
-            continue
-        group = parser.add_argument_group(name)
-        for flag, fields in section.items():
-            _add_option(group, flag, fields, known)
-
-
-def _add_option(
-    parser: argparse._ActionsContainer,
-    flag: str,
-    fields: Mapping[str, Any],
-    known: Mapping[str, Any],
-) -> None:
-    given: dict[str, Any] = {
-        name: known[value[1:]] if isinstance(value, str) and value.startswith('$') else value
-        for name, value in fields.items()
-    }
-    if 'help' in given:
-        given['help'] = given['help'].format(**known)
-    default = given.get('default')
-    if 'type' in given:
-        given['type'] = OPTION_TYPES.get(given['type'], given['type'])
-    elif type(default) in (int, float):
-        given['type'] = type(default)
-    parser.add_argument(flag, *given.pop('aliases', ()), **given)
 
 
 def to_flag(name: str) -> str:

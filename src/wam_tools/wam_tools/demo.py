@@ -22,7 +22,7 @@ from typing import TextIO
 
 import rclpy
 
-from wam_policy.command_line import CommandParser, add_options
+from wam_policy.command_line import CommandParser
 from wam_policy.core.robot import embodiment
 from wam_policy.nodes.run_node import ExecutorThread
 from wam_tools import demo_report, stack_launch
@@ -47,7 +47,33 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         'wam demo', 'Simulate a robot that a World Action Model controls.', DEPRECATED_OPTIONS
     )
     stack_launch.add_launch_options(parser)
-    add_options(parser, __file__)
+    parser.add_argument('--headless', action='store_true', help='open no window')
+    parser.add_argument('--no-console', action='store_true', help="serve no operator's page")
+    parser.add_argument(
+        '--duration',
+        type=float,
+        metavar='S',
+        help='seconds from the first chunk to the end (default: until Ctrl-C)',
+    )
+    parser.add_argument(
+        '--report', type=Path, metavar='FILE', help='write the measurements as JSON'
+    )
+    parser.add_argument(
+        '--backend',
+        choices=('local', 'remote'),
+        help='local workers or a policy server (default: local)',
+    )
+    parser.add_argument(
+        '--server',
+        metavar='URL',
+        help='address of the policy server: ws://, wss://, http://, https:// or '
+        'zmq+tcp://HOST:PORT, as its server profile needs it',
+    )
+    parser.add_argument(
+        '--server-profile',
+        metavar='NAME',
+        help='message format of the server: a name of wam_policy/servers/profiles or a .yaml file',
+    )
     options = parser.parse(argv)
     parser.require_positive(options, 'duration', unit=' s')
     options.seed = options.seed or 0

@@ -21,7 +21,7 @@ import numpy as np
 import psutil
 import rclpy
 
-from wam_policy.command_line import CommandParser, add_options
+from wam_policy.command_line import CommandParser
 from wam_policy.core.robot import embodiment
 from wam_policy.nodes.run_node import ExecutorThread
 from wam_tools import demo, demo_report, soak_plot, stack_launch
@@ -55,7 +55,38 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         DEPRECATED_OPTIONS,
     )
     stack_launch.add_launch_options(parser)
-    add_options(parser, __file__)
+    parser.add_argument(
+        '--hours',
+        type=float,
+        default=1.0,
+        metavar='H',
+        help='limit, from the first sample (default: %(default)g)',
+    )
+    parser.add_argument(
+        '--attach-pid',
+        type=int,
+        metavar='PID',
+        help='start nothing: sample the stack below that process, for example '
+        'that of a running ./wam eval, until it ends',
+    )
+    parser.add_argument(
+        '--period',
+        type=float,
+        default=10.0,
+        metavar='S',
+        help='time between samples (default: %(default)g)',
+    )
+    parser.add_argument(
+        '--report',
+        type=Path,
+        required=True,
+        metavar='FILE',
+        help='all samples and their evaluation, JSON',
+    )
+    parser.add_argument('--plot', type=Path, metavar='FILE', help='PNG')
+    parser.add_argument(
+        '--replot', action='store_true', help='evaluate and plot the existing report; run nothing'
+    )
     options = parser.parse(argv)
     parser.require_positive(options, 'hours', 'period')
     parser.require_folders(options, 'report', 'plot')

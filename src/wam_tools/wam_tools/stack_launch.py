@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 import rclpy
 from rclpy.signals import SignalHandlerOptions
 
-from wam_policy.command_line import add_options
 from wam_policy.core.robot import embodiment
 from wam_tools.stack_node import StackNode
 
@@ -52,7 +51,33 @@ class StopRequest(threading.Event):
 
 def add_launch_options(parser: argparse.ArgumentParser) -> None:
     """Add `--robot` and the options of LAUNCH_OPTIONS; those not given are None."""
-    add_options(parser, __file__, robots=embodiment.list_robots(), camera_sizes=CAMERA_SIZES)
+    add = parser.add_argument
+    add('--robot', choices=embodiment.list_robots(), default='agibot_g1')
+    add('--seed', type=int, metavar='N', help='seed of scene and noise (default: 0)')
+    add(
+        '--instruction',
+        metavar='TEXT',
+        help='instruction (default: the tasks of one scene after another)',
+    )
+    add(
+        '--checkpoint',
+        metavar='DIR',
+        help='weights: a folder, mini (included), or preset:NAME for random ones (default: mini)',
+    )
+    add(
+        '--base',
+        metavar='DIR',
+        help='complete checkpoint under --checkpoint, if that has only adapters',
+    )
+    add('--devices', metavar='LIST', help='one device per worker, e.g. cpu,cpu or cuda:0,cuda:1')
+    add(
+        '--steps',
+        type=int,
+        metavar='N',
+        help='denoising steps per query (default: of the checkpoint)',
+    )
+    add('--camera-size', choices=CAMERA_SIZES, help='of the images; a width keeps their aspect')
+    add('--camera-hz', type=float, metavar='HZ', help='images per second')
 
 
 def make_launch_command(

@@ -19,7 +19,7 @@ from wam_learning.data.finding import ERROR
 from wam_learning.data.lerobot_writer import VERSIONS, LeRobotWriter
 from wam_learning.data.time_sync import NO_INSTRUCTION, DroppedSample, SynchronizedSample
 from wam_policy import robot_folders
-from wam_policy.command_line import CommandParser, add_options
+from wam_policy.command_line import CommandParser
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.recording import bag_access
 
@@ -207,13 +207,53 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         'bags', nargs='+', type=Path, metavar='BAGS', help='bags, or folders of bags'
     )
     parser.add_argument('out', type=Path, metavar='OUT', help='new folder of the data set')
-    add_options(
-        parser,
-        __file__,
-        versions=VERSIONS,
-        default_version=VERSIONS[0],
-        trajectories=TRAJECTORIES,
-        next_state=NEXT_STATE,
+    parser.add_argument('--robot', help='embodiment, if the bags do not name it')
+    parser.add_argument(
+        '--success-only', action='store_true', help='only episodes that are marked as a success'
+    )
+    parser.add_argument(
+        '--format',
+        choices=VERSIONS,
+        default=VERSIONS[0],
+        help="LeRobot version of the data set; DreamZero's and GR00T's trainers read v2.1 "
+        '(default: %(default)s)',
+    )
+    parser.add_argument(
+        '--instruction', help='instruction for all samples; overrides the recorded one'
+    )
+    parser.add_argument(
+        '--min-samples',
+        type=int,
+        default=0,
+        metavar='N',
+        help='shortest episode; default: one row more than the horizon',
+    )
+    parser.add_argument(
+        '--joint-states-topic',
+        default='/joint_states',
+        metavar='TOPIC',
+        help='(default: %(default)s)',
+    )
+    parser.add_argument(
+        '--actions',
+        action='append',
+        metavar='SOURCE',
+        help=f'what the actions are: {TRAJECTORIES} (setpoints of the controllers, the default), '
+        'a topic of commanded joint states (repeat it for several arms), or '
+        f'{NEXT_STATE} (joint positions measured one row later); provenance.json says which',
+    )
+    parser.add_argument(
+        '--remap',
+        action='append',
+        default=[],
+        metavar='FROM:=TO',
+        help='read topic FROM of the bags as topic TO of the robot; may be repeated',
+    )
+    parser.add_argument(
+        '--use-reception-time',
+        action='store_true',
+        help='use the time of reception instead of header stamps, where stamps are 0 or of '
+        'another clock',
     )
     return parser.parse(arguments)
 

@@ -30,7 +30,7 @@ from wam_learning.evaluation.eval_conditions import (
 from wam_learning.evaluation.eval_worker import EXPERT, EvalJob
 from wam_learning.evaluation.rollout import EXECUTIONS
 from wam_learning.evaluation.trials import TrialResult
-from wam_policy.command_line import CommandParser, add_options
+from wam_policy.command_line import CommandParser
 from wam_policy.core.robot import checkpoints
 from wam_policy.core.session.model_requests import NEW_NOISE
 from wam_policy.model.checkpoint import adapter_folder
@@ -67,24 +67,151 @@ DEPRECATED_FLAGS = {
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line; exit with a message if it is invalid."""
     parser = CommandParser('./wam eval', (__doc__ or '').split('\n\n')[0], DEPRECATED_FLAGS)
-    add_options(
-        parser,
-        __file__,
-        robots=robots.list_robots(),
-        families=','.join(ALL_FAMILIES),
-        baselines=', '.join(name for name in CONDITIONS if name != 'main'),
-        divisor=BASELINE_DIVISOR,
-        executions=EXECUTIONS,
-        new_noise=NEW_NOISE,
-        seed=SEED,
-        expert=EXPERT,
-        local=policy_comparison.LOCAL,
+    parser.add_argument('--robot', choices=robots.list_robots(), default='agibot_g1')
+    parser.add_argument(
+        '--checkpoint',
+        metavar='DIR',
+        default='mini',
+        help='weights: a folder, mini (shipped), preset:NAME for random ones, or '
+        f'{EXPERT} for the scripted expert (default: %(default)s)',
     )
+    parser.add_argument(
+        '--base',
+        metavar='DIR',
+        default='',
+        help='complete checkpoint under --checkpoint, if that has only adapters (LoRA)',
+    )
+    _add_comparison_argument(parser)
+    parser.add_argument('--episodes', type=int, default=200, metavar='N')
+    parser.add_argument(
+        '--seed',
+        type=int,
+        default=SEED,
+        metavar='S',
+        help='of the first scene (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--families',
+        default=','.join(ALL_FAMILIES),
+        metavar='LIST',
+        help='of tasks (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--baselines',
+        default='',
+        metavar='LIST',
+        help='all, or a comma-separated list of '
+        + ', '.join(name for name in CONDITIONS if name != 'main'),
+    )
+    parser.add_argument(
+        '--baseline-episodes',
+        type=int,
+        metavar='N',
+        help=f'of each baseline (default: --episodes / {BASELINE_DIVISOR})',
+    )
+    parser.add_argument(
+        '--bc-checkpoint', metavar='DIR', help='checkpoint of the baseline behavior_cloning'
+    )
+    parser.add_argument(
+        '--flash-checkpoint', metavar='DIR', help='checkpoint of the baseline flash'
+    )
+    parser.add_argument(
+        '--report',
+        type=Path,
+        metavar='FILE',
+        help='write all metrics as JSON; with --policy also a Markdown table next to it',
+    )
+    parser.add_argument(
+        '--trial-log', type=Path, metavar='FILE', help='write every trial result as a JSON line'
+    )
+    parser.add_argument(
+        '--image-dir', type=Path, metavar='DIR', help='write strips of real above predicted images'
+    )
+    _add_simulated_time_arguments(parser)
+    _add_sampling_arguments(parser)
     options = parser.parse(argv)
     options.families = tuple(filter(None, options.families.split(',')))
     options.baselines = _parse_baselines(parser, options)
     _check_options(parser, options)
     return options
+
+
+def _add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        '--steps',
+        type=int,
+        metavar='N',
+        help='denoising steps per query (default: those of the checkpoint)',
+    )
+    parser.add_argument(
+        '--noise-scale',
+        type=float,
+        metavar='X',
+        help="scale of the initial noise, 0 to 1, only without ROS (default: the checkpoint's)",
+    )
+
+
+def _add_comparison_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        '--policy',
+        action='append',
+        default=[],
+        metavar='[LABEL=]POLICY',
+        help='compare policies on the same scenes, given once for each: '
+        f'{policy_comparison.LOCAL} (that of --checkpoint), {EXPERT}, a checkpoint, or the '
+        'address of a policy server, ADDRESS[#PROFILE]',
+    )
+
+
+def _add_simulated_time_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('--no-ros', action='store_true', help='run without ROS, in simulated time')
+    parser.add_argument(
+        '--no-planning', action='store_true', help='with --no-ros: skip motion planning'
+    )
+    parser.add_argument(
+        '--workers',
+        type=int,
+        default=2,
+        metavar='N',
+        help='parallel processes, only without ROS (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--query-latency',
+        type=float,
+        default=0.1,
+        metavar='S',
+        help='without ROS: from request to reply (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--execution',
+        choices=EXECUTIONS,
+        default='blended',
+        help='without ROS: how chunks are used under latency: each replaces the one before '
+        '(naive, with --no-planning), is blended into it, is queried from the setpoint at the '
+        'time it is due (rolled_forward), or continues the rows that are executed until then '
+        '(trained_prefix, for checkpoints trained with --committed-rows) (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--held-rows',
+        type=int,
+        metavar='N',
+        help='with trained_prefix: continue at most N rows and roll forward over the rest of the '
+        "delay (default: the checkpoint's number)",
+    )
+    parser.add_argument(
+        '--new-noise',
+        choices=NEW_NOISE,
+        default='session',
+        help='without ROS: when the sampler starts from other noise; each trial has its own seed '
+        '(default: %(default)s)',
+    )
+    parser.add_argument(
+        '--query-hz',
+        type=float,
+        default=8.0,
+        metavar='HZ',
+        help='without ROS: maximum query rate (default: %(default)s)',
+    )
 
 
 def _parse_baselines(

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from wam_policy import robot_folders
-from wam_policy.command_line import CommandParser, add_options
+from wam_policy.command_line import CommandParser
 from wam_policy.servers import server_profile
 from wam_policy.servers.client.policy_client import PolicyClient, make_server_url
 from wam_policy.servers.handshake import IncompatibleServer
@@ -43,7 +43,41 @@ def make_parser() -> CommandParser:
     parser = CommandParser(
         'python -m wam_policy.servers.run_remote_worker', __doc__, RENAMED_OPTIONS
     )
-    add_options(parser, __file__, profiles=', '.join(server_profile.list_names()))
+    parser.add_argument(
+        '--server',
+        required=True,
+        metavar='URL',
+        help='ws://HOST:PORT, wss://, http://, https:// or zmq+tcp://, as the profile needs it',
+    )
+    parser.add_argument(
+        '--embodiment',
+        required=True,
+        metavar='NAME',
+        help='robot whose images and joint positions are sent',
+    )
+    parser.add_argument(
+        '--server-profile',
+        default='',
+        metavar='NAME',
+        help=(
+            f"{', '.join(server_profile.list_names())}, or a .yaml file (default: the robot's own)"
+        ),
+    )
+    parser.add_argument(
+        '--query-timeout',
+        type=float,
+        default=8.0,
+        metavar='SECONDS',
+        help='limit for one answer; then the connection is closed (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--reset-timeout',
+        type=float,
+        default=30.0,
+        metavar='SECONDS',
+        help='the same for a reset, in which a server may write a video (default: %(default)s)',
+    )
+    parser.add_argument('--fd', type=int, metavar='N', help='inherited socket to answer on')
     # the supervisor passes these to every worker; a remote worker ignores them
     for name in ('--rank', '--world-size', '--role', '--device', '--dist-backend', '--rendezvous'):
         parser.add_argument(name, help=argparse.SUPPRESS)

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from wam_policy import robot_folders
-from wam_policy.command_line import CommandParser, add_options
+from wam_policy.command_line import CommandParser
 from wam_policy.core.robot import checkpoints
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.servers import profile_service, server_profile
@@ -45,16 +45,96 @@ LOOPBACK = ('127.0.0.1', '::1', 'localhost')
 def make_parser() -> CommandParser:
     """Return the parser of the command line."""
     parser = CommandParser('wam serve', __doc__, RENAMED_OPTIONS)
-    add_options(
-        parser,
-        __file__,
-        profiles=', '.join(server_profile.list_names()),
-        token=os.environ.get(TOKEN_VARIABLE, ''),
-        token_variable=TOKEN_VARIABLE,
+    parser.add_argument(
+        '--server-profile',
+        default='',
+        metavar='NAME',
+        help=f'keys of the messages: {", ".join(server_profile.list_names())}, or a .yaml file '
+        "(default: the robot's own)",
     )
+    _add_address_options(parser.add_argument_group('place'))
     model_options.add_arguments(parser, needs_checkpoint=False)
     parser.set_defaults(max_sessions=DEFAULT_SESSIONS)
+    _add_limit_options(parser.add_argument_group('limits'))
+    parser.add_argument('--quiet', action='store_true', help='no log line per request')
     return parser
+
+
+def _add_address_options(server_group: argparse._ArgumentGroup) -> None:
+    server_group.add_argument(
+        '--host', default='127.0.0.1', help='address to listen on (default: %(default)s)'
+    )
+    server_group.add_argument(
+        '--port', type=int, default=8000, help='0: any free port (default: %(default)s)'
+    )
+    server_group.add_argument(
+        '--listen',
+        action='append',
+        default=[],
+        metavar='PROFILE:PORT',
+        help='also serve the messages of another profile, by its transport and encoding, for '
+        'example molmoact2_yam:8202 (HTTP) or groot_yam:5555 (ZeroMQ); may be repeated',
+    )
+    server_group.add_argument(
+        '--token',
+        default=os.environ.get(TOKEN_VARIABLE, ''),
+        help=f'token that clients send as Authorization: Api-Key TOKEN (default: '
+        f'the environment variable {TOKEN_VARIABLE}, which other users cannot read)',
+    )
+    server_group.add_argument(
+        '--devices',
+        default='cpu,cpu',
+        metavar='LIST',
+        help='one device per worker, cpu or cuda:N: one runs both branches of '
+        'guidance, two run one each (default: %(default)s)',
+    )
+
+
+def _add_limit_options(limit_group: argparse._ArgumentGroup) -> None:
+    limit_group.add_argument(
+        '--max-connections',
+        type=int,
+        default=64,
+        metavar='N',
+        help='open at a time (default: %(default)s)',
+    )
+    limit_group.add_argument(
+        '--max-batch',
+        type=int,
+        default=8,
+        metavar='N',
+        help='queries that are computed together if they wait for each other; 1: none '
+        '(default: %(default)s)',
+    )
+    limit_group.add_argument(
+        '--max-message-mib',
+        type=int,
+        default=64,
+        metavar='N',
+        help='largest request (default: %(default)s)',
+    )
+    limit_group.add_argument(
+        '--shutdown-timeout',
+        type=float,
+        default=5.0,
+        metavar='SECONDS',
+        help='limit for a request in progress at shutdown (default: %(default)s)',
+    )
+    limit_group.add_argument(
+        '--start-timeout',
+        type=float,
+        default=300.0,
+        metavar='SECONDS',
+        help='limit for loading the model; 1500 s more for an engine that compiles '
+        '(default: %(default)s)',
+    )
+    limit_group.add_argument(
+        '--query-timeout',
+        type=float,
+        default=30.0,
+        metavar='SECONDS',
+        help='limit for an answer of the workers; then they restart (default: %(default)s)',
+    )
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:

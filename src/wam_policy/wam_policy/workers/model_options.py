@@ -4,7 +4,6 @@ import argparse
 from dataclasses import dataclass
 
 from wam_policy import robot_folders
-from wam_policy.command_line import add_options
 from wam_policy.core.robot import checkpoints
 from wam_policy.core.robot.checkpoints import InferenceDefaults
 
@@ -22,16 +21,101 @@ RENAMED_OPTIONS = {
 
 def add_arguments(parser: argparse.ArgumentParser, *, needs_checkpoint: bool = True) -> None:
     """Add the options of the model and of its queries to `parser`."""
-    add_options(
-        parser,
-        __file__,
-        needs_checkpoint=needs_checkpoint,
-        default_checkpoint=''
-        if needs_checkpoint
-        else ' (default: the shipped model that knows the robot)',
-        samplers=SAMPLERS,
-        default_sampler=DEFAULT_SAMPLER,
-        default_guidance_scale=DEFAULT_GUIDANCE_SCALE,
+    _add_model_arguments(parser.add_argument_group('model'), needs_checkpoint)
+    _add_query_arguments(parser.add_argument_group('queries'))
+
+
+def _add_model_arguments(model: argparse._ArgumentGroup, needs_checkpoint: bool) -> None:
+    model.add_argument(
+        '--checkpoint',
+        required=needs_checkpoint,
+        default='',
+        metavar='DIR',
+        help='checkpoint folder, or preset:NAME for random weights'
+        + ('' if needs_checkpoint else ' (default: the shipped model that knows the robot)'),
+    )
+    model.add_argument(
+        '--base',
+        default='',
+        metavar='DIR',
+        help='complete checkpoint that the adapters (LoRA) in --checkpoint were trained on: a '
+        'folder or the name of a shipped model',
+    )
+    model.add_argument(
+        '--embodiment',
+        required=True,
+        metavar='NAME',
+        help='robot that the cameras and joints belong to',
+    )
+    model.add_argument(
+        '--dtype',
+        choices=('auto', 'float32', 'bfloat16'),
+        default='auto',
+        help='data type of weights and arithmetic; auto: bfloat16 on cuda, else float32',
+    )
+    model.add_argument(
+        '--precision',
+        default='full',
+        metavar='P',
+        help='precision of the large linear layers: full, fp8 or int8 with a scale per token, '
+        'or the file of a calibration; all but full are experimental: never run on a GPU by '
+        'this project (default: %(default)s)',
+    )
+    model.add_argument(
+        '--engine',
+        default='eager',
+        metavar='E',
+        help='eager, compiled, or tensorrt:FOLDER of a built engine; compiled on CUDA (graphs) '
+        'and tensorrt are experimental: never run on a GPU by this project '
+        '(default: %(default)s)',
+    )
+    model.add_argument('--seed', type=int, default=0, metavar='S', help='seed of random weights')
+    model.add_argument(
+        '--threads',
+        type=int,
+        default=1,
+        metavar='N',
+        help='CPU threads of torch in each worker (default: %(default)s)',
+    )
+    model.add_argument(
+        '--max-sessions',
+        type=int,
+        default=1,
+        metavar='N',
+        help='maximum sessions; the least recently used is evicted (default: %(default)s)',
+    )
+
+
+def _add_query_arguments(query: argparse._ArgumentGroup) -> None:
+    query.add_argument(
+        '--sampler',
+        choices=SAMPLERS,
+        help='which denoising steps evaluate the network (default: that of the checkpoint, '
+        f'else {DEFAULT_SAMPLER})',
+    )
+    query.add_argument(
+        '--steps',
+        type=int,
+        metavar='K',
+        help='evaluate the network at each of K steps instead '
+        '(default: that of the checkpoint, if no sampler is given)',
+    )
+    query.add_argument(
+        '--guidance-scale',
+        type=float,
+        metavar='SCALE',
+        help='scale of classifier-free guidance; 1: no guidance (default: that of the '
+        f'checkpoint, else {DEFAULT_GUIDANCE_SCALE:g})',
+    )
+    query.add_argument(
+        '--kv-window',
+        choices=('restart', 'slide'),
+        help='what a full KV cache does (default: that of the checkpoint, else restart)',
+    )
+    query.add_argument(
+        '--guided-video',
+        action='store_true',
+        help='guide the predicted image also where the actions no longer need it',
     )
 
 

@@ -18,7 +18,7 @@ from dataclasses import asdict, replace
 from fnmatch import fnmatch
 from pathlib import Path
 
-from wam_policy.command_line import CommandParser, add_options
+from wam_policy.command_line import replace_deprecated
 from wam_policy.core.robot import embodiment
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_tools import demo_report
@@ -115,10 +115,39 @@ def combine_faults(a: Fault, b: Fault) -> Fault:
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line; exit with a message if it is invalid."""
-    parser = CommandParser('wam faults', 'Inject faults into a running stack.', DEPRECATED_OPTIONS)
-    add_options(parser, __file__, robots=embodiment.list_robots(), stub=STUB_CHECKPOINT)
-    options = parser.parse(argv)
-    parser.require_folders(options, 'report')
+    parser = argparse.ArgumentParser(
+        prog='wam faults', description='Inject faults into a running stack.'
+    )
+    parser.add_argument('--robot', choices=embodiment.list_robots(), default='agibot_g1')
+    parser.add_argument(
+        '--filter',
+        nargs='+',
+        metavar='NAME',
+        default=[],
+        help='faults to inject, with * for any text (--list prints all names)',
+    )
+    parser.add_argument(
+        '--pairs',
+        type=int,
+        default=0,
+        metavar='N',
+        help='number of random pairs of faults after the single ones',
+    )
+    parser.add_argument('--seed', type=int, default=0, metavar='N', help='seed of the pairs')
+    parser.add_argument(
+        '--checkpoint',
+        default=STUB_CHECKPOINT,
+        metavar='DIR',
+        help='weights: a folder, or preset:NAME (default: a stub without torch)',
+    )
+    parser.add_argument('--report', type=Path, metavar='FILE', help='write all rows as JSON')
+    parser.add_argument('--keep-logs', action='store_true', help='keep logs and episodes')
+    parser.add_argument('--list', action='store_true', help='print the names of the faults')
+    options = parser.parse_args(
+        replace_deprecated(sys.argv[1:] if argv is None else argv, DEPRECATED_OPTIONS)
+    )
+    if options.report is not None and not options.report.absolute().parent.is_dir():
+        parser.error(f'--report: no folder {options.report.absolute().parent}')
     every = make_all_faults(embodiment.load_embodiment(options.robot))
     for pattern in options.filter:
         if not any(fnmatch(fault.name, pattern) for fault in every):

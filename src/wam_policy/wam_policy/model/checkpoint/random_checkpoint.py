@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 
 from wam_policy import robot_folders
-from wam_policy.command_line import CommandParser, add_options
+from wam_policy.command_line import CommandParser
 from wam_policy.core.robot.embodiment import Embodiment, ModelKey
 from wam_policy.model.checkpoint import (
     normalization_stats,
@@ -303,7 +303,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         'python -m wam_policy.model.checkpoint.random_checkpoint', main.__doc__, DEPRECATED_OPTIONS
     )
     parser.add_argument('folder', type=Path)
-    add_options(parser, __file__, shard_size=DEFAULT_MAX_SHARD_SIZE)
+    parser.add_argument(
+        '--preset', choices=('dreamzero_14b', 'dreamzero_5b'), default='dreamzero_14b'
+    )
+    parser.add_argument('--toy', action='store_true', help='a few megabytes, every kind of tensor')
+    parser.add_argument(
+        '--sparse',
+        action='store_true',
+        help='full-size files that take no disk space: headers, and weights read as zero',
+    )
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument(
+        '--max-shard-size',
+        type=int,
+        default=DEFAULT_MAX_SHARD_SIZE,
+        metavar='BYTES',
+        help='of one file (default: %(default)s)',
+    )
     chosen = parser.parse(arguments)
     spec = make_preset_spec(chosen.preset)
     robots = [robot_folders.load_robot(name) for name in robot_folders.list_robots()]
