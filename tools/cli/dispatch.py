@@ -1,13 +1,11 @@
-"""Run a sub-command of commands.toml: a module of the stack or a file of `cli.commands`."""
+"""Table of sub-commands: each runs a module of the stack or a file of `cli.commands`."""
 
 import difflib
 import importlib
 import os
 import signal
 import sys
-import tomllib
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 
 from cli import domain
@@ -25,10 +23,82 @@ class Command:
 
 
 COMMANDS = {
-    name: Command(**fields)
-    for name, fields in tomllib.loads(
-        Path(__file__).with_name('commands.toml').read_text()
-    ).items()
+    'setup': Command('install ROS 2 (unless installed) and the Python packages'),
+    'build': Command('colcon build over src/'),
+    'demo': Command('run a simulated robot with a World Action Model', 'wam_tools.demo'),
+    'serve': Command(
+        'run the model as a policy server (OpenPI protocol)', 'wam_policy.servers.serve'
+    ),
+    'test': Command('run the tests; arguments go to pytest; --all includes the slow ones'),
+    'faults': Command(
+        'inject faults into a running stack; --list names them',
+        'wam_tools.fault_injection.run_faults',
+        own_domain=True,
+    ),
+    'soak': Command(
+        'run the simulated stack for hours; plot memory, files, threads, latency',
+        'wam_tools.soak',
+    ),
+    'record': Command(
+        'record an episode of a running stack into an MCAP bag',
+        'wam_policy.nodes.recorder.record_command',
+    ),
+    'episode': Command(
+        'write an HTML page of an episode, readable offline',
+        'wam_tools.episode_view.episode_command',
+    ),
+    'bag': Command(
+        'repair interrupted episodes; list what bags contain', 'wam_policy.recording.bag_command'
+    ),
+    'export': Command(
+        'convert episodes into a data set (LeRobot layout, GEAR metadata)',
+        'wam_learning.data.export_dataset',
+    ),
+    'dataset': Command(
+        'check a data set of any origin, or write a page with its pictures',
+        'wam_learning.inspection.dataset_command',
+    ),
+    'generate-demos': Command(
+        'write a data set of demonstrations by a scripted expert in the simulator',
+        'wam_learning.demonstrations.generate_demos',
+    ),
+    'train': Command(
+        'train a checkpoint on data sets: a new wam-mini, or a fine-tuned model',
+        'wam_learning.training.train',
+    ),
+    'plot-training': Command(
+        'plot losses, validation errors and success of a training over its steps',
+        'wam_learning.training.plot_training',
+    ),
+    'recipe': Command('train the shipped models from scratch', 'wam_learning.training.recipe'),
+    'eval': Command(
+        'evaluate a policy in closed loop on held-out scenes, with confidence intervals',
+        'wam_learning.evaluation.evaluate',
+    ),
+    'eval-ablations': Command(
+        'write one table of what each component of a World Action Model is worth',
+        'wam_learning.evaluation.ablation_table',
+    ),
+    'eval-imagination': Command(
+        'measure whether the actions of a checkpoint follow its imagined video',
+        'wam_learning.evaluation.imagination_gate',
+    ),
+    'eval-table': Command(
+        'write evaluation reports as a Markdown table', 'wam_learning.evaluation.report_table'
+    ),
+    'inspect': Command(
+        'show contents, missing files, memory and supported robots of a checkpoint',
+        'wam_policy.model.checkpoint.inspect_checkpoint',
+    ),
+    'random-checkpoint': Command(
+        'write random weights in the layout of a released checkpoint',
+        'wam_policy.model.checkpoint.random_checkpoint',
+    ),
+    'engine': Command('calibrate a checkpoint, export it to ONNX, build it with TensorRT'),
+    'bench': Command('measure chunk latency, quantization error, worker round trip, ...'),
+    'shell': Command('open a shell in which ros2 works; -c COMMAND runs one command'),
+    'doctor': Command('show what is installed and what is missing, with the fix'),
+    'clean': Command('remove the results of setup and build; --all also removes downloads'),
 }
 # until the next release
 DEPRECATED_COMMANDS = {
