@@ -1,6 +1,7 @@
 """The judge of faults: whatever the stack owes and does not give makes a row that is not ok."""
 
 import sys
+from contextlib import ExitStack
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -23,12 +24,8 @@ class FakeTestBench:
     """Be a stack that does everything right, but for what a test plants."""
 
     def __init__(self, **overrides):
-        self.overrides, self.released_stops, self.saved_episodes, self.injected = (
-            overrides,
-            [],
-            [],
-            False,
-        )
+        self.overrides, self.released_stops, self.saved_episodes = overrides, [], []
+        self.injected, self.undo = False, ExitStack()
         self.client = SimpleNamespace(
             reset_metrics=return_none,
             find_rest_start_s=lambda since_s: self.get('rests', since_s + 0.2),
@@ -62,6 +59,7 @@ def return_none():
 
 
 def inject(bench):
+    bench.undo.callback(remove, bench)
     bench.injected = True
 
 
@@ -83,7 +81,6 @@ def make_fault(**changes):
         'family/it',
         ('part',),
         inject,
-        remove,
         **{'detect': 'policy: broken', 'rests': True, 'within_s': 0.01, **changes},
     )
 
@@ -228,7 +225,7 @@ def test_an_error_that_nobody_expects_leaves_the_row_without_a_judgment():
 
 def test_pairs_share_no_part_and_come_back_with_their_seed():
     def some(name, *touches, needs=StackFeature.NOTHING):
-        return Fault(name, touches, do_nothing, do_nothing, name, None, required_feature=needs)
+        return Fault(name, touches, do_nothing, name, None, required_feature=needs)
 
     faults = [
         some('a', 'x'),
@@ -247,18 +244,16 @@ def test_a_pair_is_injected_and_removed_in_order_and_owes_what_both_owe():
     done = []
 
     def some(name, rests, detect):
-        return Fault(
-            name,
-            (name,),
-            lambda _: done.append(f'+{name}'),
-            lambda _: done.append(f'-{name}'),
-            detect,
-            rests,
-        )
+        def inject(bench):
+            bench.undo.callback(done.append, f'-{name}')
+            done.append(f'+{name}')
+
+        return Fault(name, (name,), inject, detect, rests)
 
     pair = run_faults.combine_faults(some('a', False, 'policy: a'), some('b', True, None))
-    pair.inject(None)
-    pair.remove(None)
+    bench = FakeTestBench()
+    pair.inject(bench)
+    bench.undo.close()
     assert done == ['+a', '+b', '-b', '-a']
     assert pair.rests is True and pair.detect == '(policy: a)'
 

@@ -1,10 +1,12 @@
-"""A fault (data and two functions), and the test bench into which it is injected."""
+"""A fault (data and what injects it), and the test bench into which it is injected."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rclpy.publisher import Publisher
 from std_srvs.srv import SetBool, Trigger
 
 from wam_msgs.srv import StartEpisode, StopEpisode
@@ -27,7 +29,8 @@ class FaultTestBench:
     client: StackClient
     instruction: str = INSTRUCTION
     saved_episodes: list[Path] = field(default_factory=list)  # episodes that must stay readable
-    undo_actions: dict[str, Callable[[], object]] = field(default_factory=dict)
+    undo: ExitStack = field(default_factory=ExitStack)  # ends the faults, the last one first
+    latched_publishers: dict[str, Publisher] = field(default_factory=dict)  # by topic
     previous_session: tuple[str, int] = '', 0  # and a stamp of it, ns
     released_stops: list[str] = field(default_factory=list)  # reasons of released stops
     unclean_exits: list[str] = field(default_factory=list)  # processes with unclean exits
@@ -86,7 +89,7 @@ FaultAction = Callable[[FaultTestBench], object]
 
 
 def do_nothing(_: FaultTestBench) -> None:
-    """Do nothing, for faults that end by themselves."""
+    """Do nothing, for faults without a preparation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +103,7 @@ class Fault:
 
     name: str  # family/what
     components: tuple[str, ...]  # affected parts of the stack; those of a pair are disjoint
-    inject: FaultAction
-    remove: FaultAction
+    inject: FaultAction  # adds what ends the fault to `bench.undo`
     detect: str | None
     rests: bool | None
     within_s: float = 6.0  # for detection, and for rest

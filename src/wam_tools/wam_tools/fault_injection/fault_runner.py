@@ -60,7 +60,7 @@ def run_fault(fault: Fault, bench: FaultTestBench) -> FaultResult:
         wrong += filter(None, [fault.check(bench)])
     removed_s = time.monotonic()
     with collect_errors(wrong):
-        fault.remove(bench)
+        bench.undo.close()
     recovered = bool(poll_until(bench.ensure_moving, RECOVERY_S))
     recovery_s = time.monotonic() - removed_s
     if not recovered:

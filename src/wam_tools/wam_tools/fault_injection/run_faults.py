@@ -84,12 +84,6 @@ def combine_faults(a: Fault, b: Fault) -> Fault:
         a.inject(bench)
         b.inject(bench)
 
-    def remove(bench: FaultTestBench) -> None:
-        try:
-            b.remove(bench)
-        finally:
-            a.remove(bench)
-
     def prepare(bench: FaultTestBench) -> None:
         a.prepare(bench)
         b.prepare(bench)
@@ -100,7 +94,6 @@ def combine_faults(a: Fault, b: Fault) -> Fault:
         f'{a.name} + {b.name}',
         (*a.components, *b.components),
         inject,
-        remove,
         '|'.join(f'({pattern})' for pattern in patterns) or None,
         True if True in rests else None if None in rests else False,
         max(a.within_s, b.within_s),

@@ -109,9 +109,8 @@ class StackClient(StackNode):
             self, robot, SIM_UPDATE_RATE_HZ
         ).parameters
         self._executor_thread = ExecutorThread([self])
-        os.sched_setscheduler(
-            0, os.SCHED_OTHER, os.sched_param(0)
-        )  # child processes do not inherit it
+        # child processes do not inherit it
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
     def close(self) -> None:
         self._executor_thread.stop()

@@ -186,7 +186,6 @@ def make_fault(name: str, row: ArmFault, note: str) -> Fault:
         f'arms/{name}',
         ('arms',),
         do_nothing,
-        do_nothing,
         row.detect,
         True,
         required_feature=StackFeature.CAN,

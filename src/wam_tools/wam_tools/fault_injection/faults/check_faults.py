@@ -4,8 +4,8 @@ A real robot would not be enabled (tests/core/robot/test_safety_checks.py); a si
 that the rows show what is listed and that nothing else changes.
 """
 
-from wam_tools.fault_injection.fault import Fault, FaultTestBench, do_nothing
-from wam_tools.fault_injection.faults.relay_faults import make_relay_actions
+from wam_tools.fault_injection.fault import Fault, FaultTestBench
+from wam_tools.fault_injection.faults.relay_faults import make_relay_injection
 
 UNDECLARED_PARAMETER = 'cmd_timeout'
 LISTED = r'checks: .*\b{check}\b'
@@ -15,22 +15,19 @@ WITHIN_S = 8.0
 
 def drop_controller_states(bench: FaultTestBench) -> None:
     for controller in bench.robot.controllers:
-        bench.stack.configure_route(f'{controller.name} state', corruption='lose', values=[1.0])
-
-
-def restore_controller_states(bench: FaultTestBench) -> None:
-    for controller in bench.robot.controllers:
-        bench.stack.configure_route(f'{controller.name} state')
+        route = f'{controller.name} state'
+        make_relay_injection(route, corruption='lose', values=[1.0])(bench)
 
 
 def remove_parameter(bench: FaultTestBench) -> None:
     """Let the first controller be one that does not declare a parameter."""
     parameters = bench.client.controller_parameters[bench.robot.controllers[0].name]
     value = parameters.pop(UNDECLARED_PARAMETER)
-    bench.undo_actions['parameter'] = lambda: parameters.update({UNDECLARED_PARAMETER: value})
+    bench.undo.callback(parameters.update, {UNDECLARED_PARAMETER: value})
 
 
 def restart_motion_without_collision_check(bench: FaultTestBench) -> None:
+    bench.undo.callback(bench.stack.restart_process, 'motion')
     bench.stack.restart_process('motion', {'collision_check': 'none'})
 
 
@@ -40,7 +37,6 @@ def make_listed_fault(what: str, check: str, **changes: object) -> Fault:
         **{
             'name': f'checks/{what}',
             'components': ('checks',),
-            'remove': do_nothing,
             'detect': LISTED.format(check=check),
             'rests': False,
             'within_s': WITHIN_S,
@@ -55,21 +51,19 @@ FAULTS = (
         'joint states without efforts',
         'effort',
         components=('joints',),
-        **make_relay_actions('joints', corruption='no effort'),
+        inject=make_relay_injection('joints', corruption='no effort'),
     ),
     make_listed_fault(
         'controllers that report nothing',
         'controller_reports',
         components=('controllers',),
         inject=drop_controller_states,
-        remove=restore_controller_states,
     ),
     make_listed_fault(
         'controller without a parameter',
         'controller_settings',
         components=('controllers',),
         inject=remove_parameter,
-        remove=lambda bench: bench.undo_actions.pop('parameter')(),
     ),
     make_listed_fault(
         'robot that measures no temperature',
@@ -81,7 +75,6 @@ FAULTS = (
         'collision',
         components=('motion',),
         inject=restart_motion_without_collision_check,
-        remove=lambda bench: bench.stack.restart_process('motion'),
         rests=None,
         note='collision is listed as not active; motion is restarted for it',
     ),

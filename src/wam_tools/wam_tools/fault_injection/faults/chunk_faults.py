@@ -9,7 +9,7 @@ from wam_policy.core.types import Chunk
 from wam_policy.nodes import message_conversion, qos
 from wam_tools.fault_injection import stub_worker
 from wam_tools.fault_injection.fault import Fault, FaultTestBench
-from wam_tools.fault_injection.faults.relay_faults import make_relay_faults
+from wam_tools.fault_injection.faults.relay_faults import make_relay_faults, make_relay_injection
 from wam_tools.fault_injection.stack_observer import poll_until
 from wam_tools.stack_launch import StackLaunchError
 
@@ -18,10 +18,8 @@ COMPETING_RATE_HZ, COMPETING_OFFSET_RAD = 10.0, 0.1
 
 def start_session(bench: FaultTestBench) -> None:
     """Start a session and move in it; StackLaunchError if it does not begin."""
-    before, seen_ns = (
-        bench.client.policy.session,
-        message_conversion.to_ns(bench.client.policy.header.stamp),
-    )
+    before = bench.client.policy.session
+    seen_ns = message_conversion.to_ns(bench.client.policy.header.stamp)
     bench.instruction = (
         f'{bench.instruction} again'
         if not bench.instruction.endswith('again')
@@ -37,9 +35,8 @@ def start_session(bench: FaultTestBench) -> None:
 
 def add_old_session_chunks(bench: FaultTestBench) -> None:
     """Send a chunk of the previous session after every chunk."""
-    bench.stack.configure_route(
-        'chunks', corruption='session', values=list(bench.previous_session)
-    )
+    values = list(bench.previous_session)
+    make_relay_injection('chunks', corruption='session', values=values)(bench)
 
 
 def publish_competing_chunks(bench: FaultTestBench) -> None:
@@ -72,7 +69,7 @@ def publish_competing_chunks(bench: FaultTestBench) -> None:
         time.sleep(0.2)  # for a publish in progress
         watch.destroy_publisher(out)
 
-    bench.undo_actions['rival'] = end
+    bench.undo.callback(end)
 
 
 FAULTS = (
@@ -81,7 +78,6 @@ FAULTS = (
         'chunk/of an old session',
         ('chunks', 'words'),
         add_old_session_chunks,
-        lambda bench: bench.stack.configure_route('chunks'),
         r'rejection: .*old session',
         False,
         prepare=start_session,
@@ -90,7 +86,6 @@ FAULTS = (
         'chunk/a second policy publishes',
         ('chunks',),
         publish_competing_chunks,
-        lambda bench: bench.undo_actions.pop('rival')(),
         r'motion: .*two policies publish',
         True,
     ),

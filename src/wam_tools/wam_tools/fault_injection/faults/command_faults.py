@@ -8,6 +8,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from wam_policy.nodes import qos
 from wam_tools.fault_injection.fault import Fault, FaultTestBench
+from wam_tools.fault_injection.faults.relay_faults import make_relay_injection
 from wam_tools.fault_injection.stack_client import StackFeature
 from wam_tools.fault_injection.stack_observer import (
     JOYSTICK_HELD,
@@ -25,18 +26,19 @@ RELEASE_S = 0.3  # longer than the period of the joystick's messages
 def set_speed_scaling(bench: FaultTestBench, factor: float) -> None:
     """Set the factor of every controller, as the speed slider of a robot does."""
     for controller in bench.robot.controllers:
-        publisher = bench.client.create_publisher(
-            SpeedScalingFactor,
-            f'{controller.topic.rpartition("/")[0]}/speed_scaling_input',
-            qos.LATCHED,
-        )
-        publisher.publish(SpeedScalingFactor(factor=factor))
-        key = f'speed scaling {controller.name}'
-        if key in bench.undo_actions:
-            bench.undo_actions.pop(
-                key
-            )()  # the publisher before: a late subscriber gets its factor
-        bench.undo_actions[key] = lambda old=publisher: bench.client.destroy_publisher(old)
+        topic = f'{controller.topic.rpartition("/")[0]}/speed_scaling_input'
+        # kept, so that a late subscriber gets the factor
+        if topic not in bench.latched_publishers:
+            bench.latched_publishers[topic] = bench.client.create_publisher(
+                SpeedScalingFactor, topic, qos.LATCHED
+            )
+        bench.latched_publishers[topic].publish(SpeedScalingFactor(factor=factor))
+
+
+def slow_down(bench: FaultTestBench, factor: float) -> None:
+    """Set the factor until the fault ends."""
+    bench.undo.callback(set_speed_scaling, bench, 1.0)
+    set_speed_scaling(bench, factor)
 
 
 def add_publisher(bench: FaultTestBench) -> None:
@@ -44,7 +46,7 @@ def add_publisher(bench: FaultTestBench) -> None:
     publisher = bench.client.create_publisher(
         JointTrajectory, bench.robot.controllers[0].topic, qos.TRAJECTORY
     )
-    bench.undo_actions['publisher'] = lambda: bench.client.destroy_publisher(publisher)
+    bench.undo.callback(bench.client.destroy_publisher, publisher)
 
 
 def set_tolerance(bench: FaultTestBench) -> None:
@@ -53,24 +55,26 @@ def set_tolerance(bench: FaultTestBench) -> None:
     parameters = bench.client.controller_parameters[controller.name]
     name = f'constraints.{controller.joints[0]}.trajectory'
     parameters[name] = TOLERANCE_RAD
-    bench.undo_actions['tolerance'] = lambda: parameters.update({name: 0.0})
+    bench.undo.callback(parameters.update, {name: 0.0})
 
 
-def deactivate_controller(bench: FaultTestBench, *, is_active: bool) -> None:
-    """Let nobody subscribe to the first controller's topic, or somebody again."""
-    bench.stack.configure_route(bench.robot.controllers[0].name, subscribed=is_active)
+def deactivate_controller(bench: FaultTestBench) -> None:
+    """Let nobody subscribe to the first controller's topic."""
+    route = bench.robot.controllers[0].name
+    make_relay_injection(route, {'subscribed': True}, subscribed=False)(bench)
 
 
 def publish_estop(bench: FaultTestBench) -> None:
     """Publish one e-stop signal, as any program can."""
     publisher = bench.client.create_publisher(Empty, 'estop_signal', qos.REQUEST)
-    bench.undo_actions['estop'] = lambda: bench.client.destroy_publisher(publisher)
+    bench.undo.callback(bench.client.destroy_publisher, publisher)
     if not poll_until(publisher.get_subscription_count, DISCOVERY_S):
         raise StackLaunchError('nobody subscribes to estop_signal')
     publisher.publish(Empty())
 
 
 def release_joystick(bench: FaultTestBench) -> None:
+    bench.undo.callback(plug_in_joystick, bench)
     bench.client.joystick_buttons = JOYSTICK_RELEASED
 
 
@@ -83,6 +87,7 @@ def plug_in_joystick(bench: FaultTestBench) -> None:
 
 def unplug_joystick(bench: FaultTestBench) -> None:
     """Publish nothing more, with the button held."""
+    bench.undo.callback(plug_in_joystick, bench)
     bench.client.joystick_buttons = None
 
 
@@ -90,8 +95,7 @@ FAULTS = (
     Fault(
         'command/speed scaling changed in motion',
         ('controllers',),
-        lambda bench: set_speed_scaling(bench, SLOWED),
-        lambda bench: set_speed_scaling(bench, 1.0),
+        lambda bench: slow_down(bench, SLOWED),
         rf'motion: PROTECTIVE_STOP.*speed scaling is {SLOWED:g}, want 1',
         True,
         duration_s=2.0,
@@ -101,8 +105,7 @@ FAULTS = (
     Fault(
         'command/speed scaling paused in motion',
         ('controllers',),
-        lambda bench: set_speed_scaling(bench, 0.0),
-        lambda bench: set_speed_scaling(bench, 1.0),
+        lambda bench: slow_down(bench, 0.0),
         r'motion: PROTECTIVE_STOP.*speed scaling is 0, want 1',
         True,
         duration_s=2.0,
@@ -113,7 +116,6 @@ FAULTS = (
         'command/second publisher on a trajectory topic',
         ('controllers',),
         add_publisher,
-        lambda bench: bench.undo_actions.pop('publisher')(),
         r'motion: PROTECTIVE_STOP.*/wam/watch also publishes',
         True,
         latches=True,
@@ -122,7 +124,6 @@ FAULTS = (
         'command/tolerance of a controller set',
         ('controllers',),
         set_tolerance,
-        lambda bench: bench.undo_actions.pop('tolerance')(),
         rf'motion: PROTECTIVE_STOP.*constraints.*trajectory is {TOLERANCE_RAD:g}, want 0.0',
         True,
         latches=True,
@@ -131,8 +132,7 @@ FAULTS = (
     Fault(
         'command/no controller subscribes',
         ('controllers',),
-        lambda bench: deactivate_controller(bench, is_active=False),
-        lambda bench: deactivate_controller(bench, is_active=True),
+        deactivate_controller,
         r'motion: PROTECTIVE_STOP.*no controller subscribes to',
         True,
         latches=True,
@@ -141,7 +141,6 @@ FAULTS = (
         'command/e-stop signal on a topic',
         ('controllers',),
         publish_estop,
-        lambda bench: bench.undo_actions.pop('estop')(),
         r'motion: ESTOPPED.*estop_signal',
         True,
         latches=True,
@@ -150,7 +149,6 @@ FAULTS = (
         'command/joystick released',
         ('joystick',),
         release_joystick,
-        plug_in_joystick,
         r'motion: .*dead-man button 0 of the joystick',
         True,
         required_feature=StackFeature.JOYSTICK,
@@ -159,7 +157,6 @@ FAULTS = (
         'command/joystick lost',
         ('joystick',),
         unplug_joystick,
-        plug_in_joystick,
         r'motion: .*no message of the joystick for more than',
         True,
         required_feature=StackFeature.JOYSTICK,

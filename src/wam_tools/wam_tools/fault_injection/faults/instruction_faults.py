@@ -3,7 +3,7 @@
 import threading
 import unicodedata
 
-from wam_tools.fault_injection.fault import INSTRUCTION, Fault, FaultTestBench, do_nothing
+from wam_tools.fault_injection.fault import INSTRUCTION, Fault, FaultTestBench
 
 FLOOD_HZ, FLOOD_S = 1000.0, 1.5
 MEGABYTE_TEXT = 'a' * 1_000_000
@@ -31,13 +31,12 @@ def make_flood_fault(
             over.set()
             thread.join()
 
-        bench.undo_actions['flood'] = end
+        bench.undo.callback(end)
 
     return Fault(
         f'instruction/{name}',
         ('words',),
         inject,
-        lambda bench: bench.undo_actions.pop('flood')(),
         r'policy: WAITING_OBSERVATION.*no chunk of this session' if len(texts) > 1 else None,
         expect_rest,
         duration_s=FLOOD_S,
@@ -75,7 +74,6 @@ FAULTS = (
         'instruction/1 MB',
         ('words',),
         lambda bench: bench.client.publish_instruction(MEGABYTE_TEXT),
-        do_nothing,
         r'policy: .*1000000 characters',
         False,
     ),
@@ -83,7 +81,6 @@ FAULTS = (
         'instruction/empty',
         ('words',),
         lambda bench: bench.client.publish_instruction(''),
-        do_nothing,
         r'policy: HOLDING: the instruction is empty',
         True,
     ),
@@ -91,7 +88,6 @@ FAULTS = (
         'instruction/control characters',
         ('words',),
         lambda bench: bench.client.publish_instruction(CONTROL_CHARACTER_TEXT),
-        do_nothing,
         None,
         None,
         check=find_sanitizing_error,

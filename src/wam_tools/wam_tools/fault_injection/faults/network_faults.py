@@ -4,25 +4,22 @@ A message lost there is lost permanently, as in an outage: the middleware cannot
 """
 
 from wam_policy.core.robot.embodiment import Embodiment
-from wam_tools.fault_injection.fault import Fault, FaultTestBench
+from wam_tools.fault_injection.fault import Fault, FaultAction, FaultTestBench
+from wam_tools.fault_injection.faults.relay_faults import make_relay_injection
 
 # From this share of lost commands, the arms may lag so far behind the chunks that too many rows
 # are limited and motion latches a protective stop, which is the required reaction.
 LATCHING_LOSS_SHARE = 0.5
 
 
-def make_loss_actions(routes: tuple[str, ...], share: float) -> dict:
-    """Return injection and removal of losing a share of the messages of routes."""
+def make_loss(routes: tuple[str, ...], share: float) -> FaultAction:
+    """Return an injection that loses a share of the messages of routes."""
 
     def inject(bench: FaultTestBench) -> None:
         for seed, name in enumerate(routes):
-            bench.stack.configure_route(name, corruption='lose', values=[share, seed])
+            make_relay_injection(name, corruption='lose', values=[share, seed])(bench)
 
-    def remove(bench: FaultTestBench) -> None:
-        for name in routes:
-            bench.stack.configure_route(name)
-
-    return {'inject': inject, 'remove': remove}
+    return inject
 
 
 def make_network_faults(robot: Embodiment) -> tuple[Fault, ...]:
@@ -37,14 +34,14 @@ def make_network_faults(robot: Embodiment) -> tuple[Fault, ...]:
             detect=None,
             rests=None,
             duration_s=3.0,
-            **make_loss_actions((*senses, 'chunks'), 0.3),
+            inject=make_loss((*senses, 'chunks'), 0.3),
         ),
         Fault(
             'network/robot unreachable',
             robot_side,
             detect=r'motion: .*no joint',
             rests=True,
-            **make_loss_actions(robot_side, 1.0),
+            inject=make_loss(robot_side, 1.0),
         ),
         *(
             Fault(
@@ -55,7 +52,7 @@ def make_network_faults(robot: Embodiment) -> tuple[Fault, ...]:
                 duration_s=8.0,
                 within_s=20.0,
                 latches=share >= LATCHING_LOSS_SHARE,
-                **make_loss_actions(controllers, share),
+                inject=make_loss(controllers, share),
             )
             for share in (0.05, 0.5)
         ),
@@ -64,13 +61,12 @@ def make_network_faults(robot: Embodiment) -> tuple[Fault, ...]:
             ('chunks',),
             detect=r'motion: .*underrun',
             rests=True,
-            **make_loss_actions(('chunks',), 1.0),
+            inject=make_loss(('chunks',), 1.0),
         ),
         Fault(
             'network/publisher with another QoS',
             ('chunks',),
-            lambda bench: bench.stack.configure_route('chunks', reliable=False),
-            lambda bench: bench.stack.configure_route('chunks', reliable=True),
+            make_relay_injection('chunks', {'reliable': True}, reliable=False),
             r'log of motion: .*incompatible QoS',
             True,
             note='best effort, but motion_node requires reliable',

@@ -7,7 +7,7 @@ import time
 from wam_msgs.msg import EpisodeStatus
 from wam_policy.nodes.run_node import IS_SOLE_NODE
 from wam_policy.nodes.sole_node import ALREADY_RUNNING
-from wam_tools.fault_injection.fault import Fault, FaultTestBench, do_nothing
+from wam_tools.fault_injection.fault import Fault, FaultTestBench
 from wam_tools.fault_injection.stack_client import LIFECYCLE_NODES
 from wam_tools.fault_injection.stack_observer import poll_until
 from wam_tools.stack_launch import StackLaunchError
@@ -30,6 +30,7 @@ WORKER_ROLES = ('cond', 'uncond')
 
 def make_kill_fault(name: str) -> Fault:
     def inject(bench: FaultTestBench) -> None:
+        bench.undo.callback(bench.stack.restart_process, name)
         bench.stack.stop_process(name, signal.SIGKILL)
 
     detect, rests = DETECTION[name]
@@ -37,7 +38,6 @@ def make_kill_fault(name: str) -> Fault:
         f'process/{name} killed',
         (name,),
         inject,
-        lambda bench: bench.stack.restart_process(name),
         detect,
         rests,
         latches=name == 'sim',  # it restarts at home, which can be far from the command
@@ -46,12 +46,15 @@ def make_kill_fault(name: str) -> Fault:
 
 
 def make_stop_fault(name: str) -> Fault:
+    def inject(bench: FaultTestBench) -> None:
+        bench.undo.callback(bench.stack.processes[name].send_signal, signal.SIGCONT)
+        bench.stack.processes[name].send_signal(signal.SIGSTOP)
+
     detect, rests = DETECTION[name]
     return Fault(
         f'process/{name} stopped',
         (name,),
-        lambda bench: bench.stack.processes[name].send_signal(signal.SIGSTOP),
-        lambda bench: bench.stack.processes[name].send_signal(signal.SIGCONT),
+        inject,
         detect,
         rests,
         duration_s=STOP_DURATION_S,
@@ -64,7 +67,6 @@ def make_worker_fault(rank: int, number: signal.Signals, suffix: str, detect: st
         f'process/worker {WORKER_ROLES[rank]} {suffix}',
         ('policy',),
         lambda bench: bench.stack.find_workers()[rank].send_signal(number),
-        do_nothing,
         detect,
         True,
         within_s=10.0,
@@ -77,14 +79,12 @@ def make_recorder_kill_fault() -> Fault:
     def inject(bench: FaultTestBench) -> None:
         name = bench.start_episode()
         time.sleep(1.5)
+        bench.undo.callback(restart, bench, name)
         bench.stack.stop_process('recorder', signal.SIGKILL)
-        bench.undo_actions['recorder'] = lambda: bench.saved_episodes.append(
-            bench.stack.episodes_dir / name
-        )
 
-    def remove(bench: FaultTestBench) -> None:
+    def restart(bench: FaultTestBench, name: str) -> None:
         bench.stack.restart_process('recorder')  # repairs the interrupted episode
-        bench.undo_actions.pop('recorder')()
+        bench.saved_episodes.append(bench.stack.episodes_dir / name)
         bench.start_episode()
         time.sleep(0.5)
         bench.save_episode()
@@ -93,7 +93,6 @@ def make_recorder_kill_fault() -> Fault:
         'process/recorder killed while recording',
         ('recorder',),
         inject,
-        remove,
         DETECTION['recorder'][0],
         False,
         note='the episode is repaired at the next start',
@@ -103,9 +102,10 @@ def make_recorder_kill_fault() -> Fault:
 def make_recorder_stop_fault() -> Fault:
     def inject(bench: FaultTestBench) -> None:
         bench.start_episode()
+        bench.undo.callback(go_on, bench)
         bench.stack.processes['recorder'].send_signal(signal.SIGSTOP)
 
-    def remove(bench: FaultTestBench) -> None:
+    def go_on(bench: FaultTestBench) -> None:
         bench.stack.processes['recorder'].send_signal(signal.SIGCONT)
         if not poll_until(lambda: bench.client.episode.state == EpisodeStatus.RECORDING, 10.0):
             raise StackLaunchError('the recorder does not continue')
@@ -115,7 +115,6 @@ def make_recorder_stop_fault() -> Fault:
         'process/recorder stopped while recording',
         ('recorder',),
         inject,
-        remove,
         DETECTION['recorder'][0],
         False,
     )
@@ -166,7 +165,6 @@ FAULTS = (
         'requests/second launch',
         ('lifecycle',),
         start_second_nodes,
-        do_nothing,
         None,
         False,
         note=f'each second node exits with code {ALREADY_RUNNING}',

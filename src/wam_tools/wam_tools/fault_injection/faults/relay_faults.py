@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from wam_policy.core.robot.embodiment import Embodiment
-from wam_tools.fault_injection.fault import Fault, FaultTestBench
+from wam_tools.fault_injection.fault import Fault, FaultAction, FaultTestBench
 from wam_tools.fault_injection.stack_client import StackFeature
 
 TABLE = yaml.safe_load(Path(__file__).with_suffix('.yaml').read_text(encoding='utf-8'))
@@ -19,16 +19,14 @@ FAMILIES = {
 }
 
 
-def make_relay_actions(route: str, restore: dict | None = None, **command: Any) -> dict:
-    """Return the injection and the removal of a configuration of one route."""
+def make_relay_injection(route: str, restore: dict | None = None, **command: Any) -> FaultAction:
+    """Return an injection that configures one route, by default until it is as it was."""
 
     def inject(bench: FaultTestBench) -> None:
+        bench.undo.callback(bench.stack.configure_route, route, **(restore or {}))
         bench.stack.configure_route(route, **command)
 
-    def remove(bench: FaultTestBench) -> None:
-        bench.stack.configure_route(route, **(restore or {}))
-
-    return {'inject': inject, 'remove': remove}
+    return inject
 
 
 def make_relay_faults(family: str) -> tuple[Fault, ...]:
@@ -57,7 +55,6 @@ def _make_fault(
     name: str, component: str, row: dict[str, Any], feature: StackFeature = StackFeature.NOTHING
 ) -> Fault:
     command = {key: row[key] for key in COMMAND_FIELDS if key in row}
-    actions = make_relay_actions(row['route'], row.get('restore'), **command)
     other = {
         key: value
         for key, value in row.items()
@@ -66,9 +63,9 @@ def _make_fault(
     return Fault(
         name,
         (component,),
+        make_relay_injection(row['route'], row.get('restore'), **command),
         detect=row.get('detect'),
         rests=row.get('rests'),
         required_feature=feature,
-        **actions,
         **other,
     )

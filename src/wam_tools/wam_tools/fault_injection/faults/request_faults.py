@@ -12,7 +12,7 @@ from std_srvs.srv import Trigger
 
 from wam_msgs.srv import BeginEpisode, StartEpisode, StopEpisode
 from wam_policy.core.robot import embodiment
-from wam_tools.fault_injection.fault import Fault, FaultTestBench, do_nothing
+from wam_tools.fault_injection.fault import Fault, FaultTestBench
 from wam_tools.fault_injection.stack_client import LIFECYCLE_NODES
 
 UNFIT_LABELS = ('configure', 'activate', 'cleanup', 'transition_error', 'nonsense')
@@ -137,7 +137,6 @@ FAULTS = (
         'requests/transitions that do not fit',
         ('lifecycle',),
         request_unfit_transitions,
-        do_nothing,
         None,
         False,
         note='refused; nothing else changes',
@@ -146,7 +145,6 @@ FAULTS = (
         'requests/malformed',
         ('lifecycle', 'recorder'),
         request_malformed,
-        do_nothing,
         None,
         False,
         note='refused; nothing else changes',
@@ -155,7 +153,6 @@ FAULTS = (
         'requests/reset where nothing is latched',
         ('controllers', 'joints', 'checks', 'motion'),
         reset_unlatched,
-        do_nothing,
         None,
         False,
         note='refused; nothing else changes',
@@ -164,7 +161,6 @@ FAULTS = (
         'parameters/out of range at run time',
         ('parameters',),
         lambda bench: set_rejected_parameters(bench, INVALID_PARAMETERS),
-        do_nothing,
         r'parameters: all',
         False,
     ),
@@ -172,7 +168,6 @@ FAULTS = (
         'parameters/fixed while a node is active',
         ('parameters',),
         set_fixed_parameters,
-        do_nothing,
         r'parameters: all',
         False,
     ),

@@ -10,7 +10,7 @@ from wam_msgs.srv import Reload
 from wam_policy.core.robot import checkpoints
 from wam_policy.recording import bag_folder
 from wam_policy.recording.bag_repair import repair
-from wam_tools.fault_injection.fault import Fault, FaultTestBench, do_nothing
+from wam_tools.fault_injection.fault import Fault, FaultTestBench
 from wam_tools.fault_injection.stack_observer import poll_until
 from wam_tools.stack_launch import StackLaunchError
 
@@ -41,7 +41,7 @@ def fill_disk(bench: FaultTestBench) -> None:
         time.sleep(0.5)
         bench.save_episode()
 
-    bench.undo_actions['disk'] = end
+    bench.undo.callback(end)
 
 
 def limit_worker_memory(bench: FaultTestBench) -> None:
@@ -62,6 +62,7 @@ def truncate_checkpoint(bench: FaultTestBench) -> None:
 
 
 def reload_truncated_checkpoint(bench: FaultTestBench) -> None:
+    bench.undo.callback(restore_checkpoint, bench)
     reload_checkpoint(bench, str(bench.stack.folder / TRUNCATED_CHECKPOINT))
 
 
@@ -82,7 +83,6 @@ FAULTS = (
         'disk/full while recording',
         ('recorder',),
         fill_disk,
-        lambda bench: bench.undo_actions.pop('disk')(),
         DISK_FULL_REASON,
         False,
         within_s=DISK_FULL_TIMEOUT_S,
@@ -92,7 +92,6 @@ FAULTS = (
         'memory/worker out of memory',
         ('policy',),
         limit_worker_memory,
-        do_nothing,
         r'policy: HOLDING.*worker',
         True,
         within_s=10.0,
@@ -101,7 +100,6 @@ FAULTS = (
         'checkpoint/truncated at load',
         ('policy',),
         reload_truncated_checkpoint,
-        restore_checkpoint,
         r'policy: ERROR.*',
         True,
         within_s=LOAD_TIMEOUT_S,
