@@ -58,9 +58,8 @@ def main() -> int:
     beside = [spawn.Process(target=burn_cpu, daemon=True) for _ in range(options.burners)]
     for process in beside:
         process.start()
-    real_time = (
-        control_loop.set_realtime_priority()
-    )  # inherited by the process that simulates the robot
+    # inherited by the process that simulates the robot
+    real_time = control_loop.set_realtime_priority()
     beside.append(
         spawn.Process(
             target=run_robot_and_policy, args=(options.embodiment, DOMAIN_ID), daemon=True

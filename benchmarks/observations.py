@@ -23,9 +23,8 @@ if TYPE_CHECKING:
     from wam_sim.physics.simulation import Simulation
 
 RANDOM_OFFSET_RAD = 0.25  # largest offset of a joint from its home position
-ObservationSample = tuple[
-    dict[str, np.ndarray], np.ndarray
-]  # image per camera, joint positions [observed]
+# image per camera, joint positions [observed]
+ObservationSample = tuple[dict[str, np.ndarray], np.ndarray]
 
 
 def main() -> int:
@@ -133,9 +132,8 @@ def read_bag(robot: Embodiment, bag: Path, hz: float) -> Iterator[ObservationSam
     with AnyReader([bag], default_typestore=get_typestore(Stores.ROS2_JAZZY)) as reader:
         wanted = [x for x in reader.connections if x.topic in (*cameras, '/joint_states')]
         for connection, stamp_ns, raw in reader.messages(wanted):
-            if (
-                due_ns is not None and stamp_ns > due_ns
-            ):  # all messages up to the due time have been read
+            # all messages up to the due time have been read
+            if due_ns is not None and stamp_ns > due_ns:
                 yield dict(pictures), np.array([joints[name] for name in robot.observed])
                 due_ns = max(due_ns + round(1e9 / hz), stamp_ns)
             message: Any = reader.deserialize(raw, connection.msgtype)

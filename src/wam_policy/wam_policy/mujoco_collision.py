@@ -298,9 +298,8 @@ class _FirstContactSearch:
         self.checker, self.path, self.travel = checker, path, travel
         self.group_count, self.pair_groups = checker.pair_groups
         self.min_distances = checker.min_distances
-        self.unseen_slack_m = MAX_DISTANCE_M - float(
-            self.min_distances.max()
-        )  # slack of pairs beyond MAX_DISTANCE_M
+        # slack of pairs beyond MAX_DISTANCE_M
+        self.unseen_slack_m = MAX_DISTANCE_M - float(self.min_distances.max())
         pairs, gaps, walls = checker.compute_distances(path[0])
         np.minimum.at(self.min_distances, pairs, gaps)
         self.min_wall_distances = np.minimum(walls, 0.0)

@@ -200,9 +200,8 @@ class SimOperator(StackNode):
         self, previous_episode: int, end_s: float, stop_event: threading.Event
     ) -> None:
         """Wait until the simulator reports another episode and its images have arrived."""
-        while (
-            self.sim.episode_index == previous_episode
-        ):  # the old status is that of the previous scene
+        # the old status is that of the previous scene
+        while self.sim.episode_index == previous_episode:
             self._wait(stop_event, 0.01, end_s, 'the simulator does not report the new scene')
         stop_event.wait(SCENE_SETTLE_S)
 

@@ -39,9 +39,8 @@ class BagExportReport:
     error: str = ''  # why the rest of the bag is left out
     episodes: list[int] = field(default_factory=list)
     rows: int = 0
-    repeated_frames: Counter[str] = field(
-        default_factory=Counter
-    )  # camera: rows with the previous frame
+    # camera: rows with the previous frame
+    repeated_frames: Counter[str] = field(default_factory=Counter)
     bridged_rows: int = 0  # a camera lost frames within its age limit
     dropped_samples: Counter[str] = field(default_factory=Counter)  # by reason
     invalid_messages: dict[str, int] = field(default_factory=dict)  # by reason

@@ -58,12 +58,8 @@ class OnlineEncoder:
         config: ModelConfig,
         size: tuple[int, int] | None,
     ) -> None:
-        self._frame_store, self._encoders, self._config, self._size = (
-            frame_store,
-            encoders,
-            config,
-            size,
-        )
+        self._frame_store, self._encoders = frame_store, encoders
+        self._config, self._size = config, size
 
     @torch.no_grad()
     def encode_windows(self, frame_indices: np.ndarray) -> VisualBatch:

@@ -17,10 +17,8 @@ from wam_sim.tasks import task_families
 from wam_sim.tasks.task_families import Task
 
 INSTRUCTION_CHANGE_S = 1.0  # arms move, no goal is reached yet
-INSTRUCTION_CHANGE_STREAM, INSTRUCTION_SWAP_STREAM = (
-    2,
-    3,
-)  # random streams; 0 and 1 place objects and sample tasks
+# random streams; 0 and 1 place objects and sample tasks
+INSTRUCTION_CHANGE_STREAM, INSTRUCTION_SWAP_STREAM = 2, 3
 MAX_SKIPPED_SCENES = 500  # consecutive scenes without such a task
 
 
@@ -33,9 +31,8 @@ class EvalCondition:
     families: tuple[str, ...]  # to which the condition applies
     make_trial: Callable[[SimRobot, str, int, str], Trial]
     ablation: str = ''  # one of ablations.ABLATIONS
-    inference_options: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # fields of InferenceOptions
+    # fields of InferenceOptions
+    inference_options: Mapping[str, Any] = field(default_factory=dict)
     checkpoint: str = ''  # option that names its checkpoint; empty: the one under test
 
 

@@ -42,16 +42,10 @@ from wam_sim.physics.sim_robot import SimRobot
 
 SEED = 9_000_000  # far from the seeds of all training data
 BASELINE_DIVISOR = 4  # baselines run a quarter of the episodes
-ROS_WORKER_MODULE, DIRECT_WORKER_MODULE = (
-    'wam_tools.evaluate_ros',
-    'wam_learning.evaluation.eval_worker',
-)
-ROS_CONDITIONS = (
-    'main',
-    'instruction_swap',
-    'instruction_change',
-    'held_out',
-)  # only instructions differ
+ROS_WORKER_MODULE = 'wam_tools.evaluate_ros'
+DIRECT_WORKER_MODULE = 'wam_learning.evaluation.eval_worker'
+# only instructions differ
+ROS_CONDITIONS = ('main', 'instruction_swap', 'instruction_change', 'held_out')
 
 DEPRECATED_FLAGS = {
     '--cloned': '--bc-checkpoint',

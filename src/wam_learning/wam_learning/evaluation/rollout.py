@@ -154,10 +154,8 @@ class DelayedCameras:
 
     def __init__(self, simulation: Simulation, config: RolloutConfig) -> None:
         self._simulation = simulation
-        self._period_ns, self._delay_ns = (
-            round(NS_PER_S / config.camera_hz),
-            _to_ns(config.camera_s),
-        )
+        self._period_ns = round(NS_PER_S / config.camera_hz)
+        self._delay_ns = _to_ns(config.camera_s)
         self._due_ns = simulation.now_ns
         self._in_transit: deque[Observation] = deque()
 
@@ -402,10 +400,8 @@ def run_trial(
         simulation.step(STEPS_PER_TICK)
         executor.try_enable(simulation.now_ns)
     start_ns = simulation.now_ns
-    cameras, goals = (
-        DelayedCameras(simulation, config),
-        SuccessMonitor(trial.goals, simulation.start),
-    )
+    cameras = DelayedCameras(simulation, config)
+    goals = SuccessMonitor(trial.goals, simulation.start)
     noise = replace(config, seed=config.seed + trial.seed)  # else all trials share one draw
     runner = PolicyRunner(robot, policy, noise, observer or RolloutObserver())
     instructed_ns = start_ns + _to_ns(trial.last_instruction_s)

@@ -49,10 +49,8 @@ class VideoPredictionMetrics(RolloutObserver):
 
     def on_prediction(self) -> None:
         if self._awaiting_prediction:
-            self._predicted_frames, self._awaiting_prediction = (
-                self._policy.decode_prediction(),
-                False,
-            )
+            self._predicted_frames = self._policy.decode_prediction()
+            self._awaiting_prediction = False
 
     def compute_psnr_ssim(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Return mean PSNR in dB and SSIM per frame ahead; empty without comparisons."""

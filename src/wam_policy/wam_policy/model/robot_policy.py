@@ -157,10 +157,8 @@ class Policy:
         self._device_now = make_device_clock(model.dit.device, now)
         self._exchanges: list[Stopwatch] = []  # of the current query
         dtype, size = model.dit.dtype, design.canvas.size
-        self.exchange, self._engine = (
-            exchange,
-            share_weights_with._engine if share_weights_with else self._prepare_engine(),
-        )
+        self.exchange = exchange
+        self._engine = share_weights_with._engine if share_weights_with else self._prepare_engine()
         self._inference_context = InferenceContext(
             model.dit,
             model.encoders,
@@ -452,16 +450,12 @@ class Policy:
         """Switch to a mode; both share one cache, so the session of the other ends."""
         negative = self.model.spec.negative_prompt
         if mode == 'released' and self._released_session is None:
-            self._released_session, self._streaming_session = (
-                ReleasedSession(self._inference_context, negative=negative),
-                None,
-            )
+            self._released_session = ReleasedSession(self._inference_context, negative=negative)
+            self._streaming_session = None
         elif mode == 'streaming' and self._streaming_session is None:
-            self._released_session, self._streaming_session = (
-                None,
-                StreamingSession(
-                    self._inference_context, negative=negative, window=self.options.window
-                ),
+            self._released_session = None
+            self._streaming_session = StreamingSession(
+                self._inference_context, negative=negative, window=self.options.window
             )
 
     def _time_exchange(self, exchange: sampler.ExchangeFn) -> sampler.ExchangeFn:

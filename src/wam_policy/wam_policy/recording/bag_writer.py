@@ -47,9 +47,8 @@ class BagWriter:
         self.size_bytes = 0  # on disk after the last sync
         self._file = (folder / f'{folder.name}_0.mcap').open('xb')
         fcntl.flock(self._file, fcntl.LOCK_EX)
-        self._writer = Writer(
-            self._file, chunk_size=CHUNK_BYTES, compression=CompressionType.NONE
-        )  # JPEG does not shrink
+        uncompressed = CompressionType.NONE  # JPEG does not shrink
+        self._writer = Writer(self._file, chunk_size=CHUNK_BYTES, compression=uncompressed)
         self._writer.start(profile='ros2', library=LIBRARY)
         self._writer.add_metadata(BEGIN_RECORD, dict(metadata))
         schemas: dict[str, int] = {}

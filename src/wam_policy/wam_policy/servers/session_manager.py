@@ -94,9 +94,8 @@ class ClientSession:
     streaming: bool
     prompt: str
     committed_blocks: int = 0  # since reset
-    recent_views: dict[str, np.ndarray] = field(
-        default_factory=dict
-    )  # uint8 [T h w 3]; released only
+    # uint8 [T h w 3]; released only
+    recent_views: dict[str, np.ndarray] = field(default_factory=dict)
     infer_count: int = 0
     latencies_ms: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_LATENCIES))
 
@@ -375,9 +374,8 @@ class SessionManager:
     ) -> None:
         """Commit as the released server does: one image first, then the newest `window`."""
         if request.prompt != session.prompt:
-            self._backend.reset(
-                session.backend_session, request.prompt, RELEASED
-            )  # a new prompt needs an empty memory
+            # a new prompt needs an empty memory
+            self._backend.reset(session.backend_session, request.prompt, RELEASED)
             session.prompt, session.committed_blocks = request.prompt, 0
         window, joined = profile.frames.window, {}
         for camera, frames in request.views.items():

@@ -67,12 +67,8 @@ class WorkerServer:
 
         `info` answers `hello`, `log` writes a log line, `collect_garbage` runs between requests.
         """
-        self._sock, self._info, self._log, self._collect_garbage = (
-            sock,
-            dict(info),
-            log,
-            collect_garbage,
-        )
+        self._sock, self._info = sock, dict(info)
+        self._log, self._collect_garbage = log, collect_garbage
         self._robot, self._role = policies[0].robot, policies[0].role
         self._geometry = policies[0].geometry
         self._sessions = SessionPool(policies)

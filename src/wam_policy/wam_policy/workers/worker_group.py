@@ -173,9 +173,8 @@ class WorkerGroup:
         for process in self._processes:
             with suppress(protocol.ProtocolError, OSError):  # it does not read: SIGTERM follows
                 protocol.send(process.socket, WorkerMessage('stop'), 0.2)
-                process.socket.shutdown(
-                    socket.SHUT_WR
-                )  # noticed even by a worker that is too busy to read
+                # noticed even by a worker that is too busy to read
+                process.socket.shutdown(socket.SHUT_WR)
         self._wait_for_exit(self._processes, shutdown_timeout_s)
         for process in self._processes:
             if not process.has_exited():

@@ -13,9 +13,8 @@ from pathlib import Path
 import mujoco
 import numpy as np
 
-ROBOT_VIEW_GROUPS = np.array(
-    [1, 1, 1, 0, 0, 0], dtype=np.uint8
-)  # geom groups visible to robot cameras
+# geom groups visible to robot cameras
+ROBOT_VIEW_GROUPS = np.array([1, 1, 1, 0, 0, 0], dtype=np.uint8)
 NOISY_VALUES = 64  # of an image's 230,400 at 320x240
 
 

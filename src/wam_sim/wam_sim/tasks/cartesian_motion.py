@@ -21,10 +21,8 @@ GRIPPER_LIMITS = (1.6, 10.0, 150.0)  # of the opening per s, s^2, s^3
 GRIPPER_SPEED_SHARE = 0.88  # of the embodiment's limit at most
 OPENING_AXIS = np.array([0.0, 1.0, 0.0])  # fingers open sideways
 AT_REST_TOLERANCE = 1e-7  # in the units above: below it the goal is reached
-AXIS_GAIN, LIMIT_AVOIDANCE_RANGE_RAD = (
-    0.1,
-    0.5,
-)  # small, so that the joint motion between rows stays smooth
+# small, so that the joint motion between rows stays smooth
+AXIS_GAIN, LIMIT_AVOIDANCE_RANGE_RAD = 0.1, 0.5
 IK_ITERATIONS = 2  # enough for at most 13 mm of motion per row
 
 
@@ -102,10 +100,8 @@ class _HandMotion:
         self.columns = np.array([column[name] for name in arm.names])
         self.home_joints = home[self.columns]
         self.home_point, _ = arm.compute_tool_pose(self.home_joints)
-        self.point_motion, self.offset_motion = (
-            _OnlineTrajectory(3, robot.tool_limits, step_s),
-            _OnlineTrajectory(len(self.columns), OFFSET_LIMITS, step_s),
-        )
+        self.point_motion = _OnlineTrajectory(3, robot.tool_limits, step_s)
+        self.offset_motion = _OnlineTrajectory(len(self.columns), OFFSET_LIMITS, step_s)
         speed, *rates = GRIPPER_LIMITS
         speed_limit = float(robot.embodiment.limits().velocity[gripper_column])
         self.gripper_motion = _OnlineTrajectory(

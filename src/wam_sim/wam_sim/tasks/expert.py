@@ -30,9 +30,8 @@ PUSH_TOLERANCE_M = 0.02  # above PUSH_HEIGHT_M the cube is still between the fin
 RISE_RANGE_M = 0.03  # this far below the allowed height: straight up first
 CLOSED_COMMAND = 0.2  # opening that holds a cube; 0 would press too hard
 NEAR_MISS_M = (0.03, 0.1), (PUSH_HEIGHT_M, 0.07)  # distance and height ranges
-CLEARANCE_OFFSET_M = np.array(
-    [-0.03, 0.1, 0.03]
-)  # of the idle hand from home, away from the active one
+# of the idle hand from home, away from the active one
+CLEARANCE_OFFSET_M = np.array([-0.03, 0.1, 0.03])
 
 
 class Expert:

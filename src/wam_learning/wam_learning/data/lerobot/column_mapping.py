@@ -116,9 +116,8 @@ def _map_by_slice(
     elements, wanted = range(start, end), gear_metadata.value_names([key])
     names = list_value_names(feature)
     if names is None or len(names) != width or not set(wanted) & set(names):
-        return KeySource(
-            key.key, column, tuple(elements)
-        )  # named in another way: the slice's order
+        # named in another way: the slice's order
+        return KeySource(key.key, column, tuple(elements))
     inside = names[start:end]
     if sorted(inside) != sorted(wanted):
         raise ValueError(

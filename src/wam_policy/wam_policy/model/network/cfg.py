@@ -124,12 +124,10 @@ class CfgBranch:
         Its first `committed` actions are clean.
         """
         rotation = self.block_rotation
-        tables, engine, context, cache = (
-            self._position_time_cache,
-            self._engine,
-            self._context,
-            self.cache,
-        )
+        tables = self._position_time_cache
+        engine = self._engine
+        context = self._context
+        cache = self.cache
 
         def of(
             x_video: Tensor, x_action: Tensor, t_video: int, t_action: int

@@ -31,12 +31,8 @@ class PlannerThread:
 
         `on_error` gets what planning or publishing raised; the thread goes on.
         """
-        self._motion, self._lock, self._now_ns, self._make_publish_fn = (
-            motion,
-            lock,
-            now_ns,
-            make_publish_fn,
-        )
+        self._motion, self._lock = motion, lock
+        self._now_ns, self._make_publish_fn = now_ns, make_publish_fn
         self._on_error = on_error
         self._publish_queue: deque[Callable[[], None]] = deque()
         self._wake_event = threading.Event()

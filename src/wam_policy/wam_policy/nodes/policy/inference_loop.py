@@ -93,11 +93,8 @@ class InferenceLoop:
         `on_error` gets what none of the workers' errors is; the thread goes on.
         """
         self._locked_policy, self._now_ns = locked_policy, now_ns
-        self._publish_chunk, self._publish_video, self._is_video_requested = (
-            publish_chunk,
-            publish_video,
-            is_video_requested,
-        )
+        self._publish_chunk, self._publish_video = publish_chunk, publish_video
+        self._is_video_requested = is_video_requested
         self._on_error = on_error
         self._backend: WorkerBackend | None = None
         self._next_backend: LatestSlot[WorkerBackend] = LatestSlot()

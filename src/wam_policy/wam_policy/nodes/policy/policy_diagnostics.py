@@ -41,9 +41,8 @@ class PolicyDiagnostics:
     def add_tasks(self, robot: Embodiment) -> None:
         """Report on this robot from now on."""
         self.updater.setHardwareID(robot.name)
-        self._add_task(
-            'loop', lambda _: self._check_loop(self._refresh_status())
-        )  # the first of every round
+        # the first of every round
+        self._add_task('loop', lambda _: self._check_loop(self._refresh_status()))
         chunk_s = robot.horizon * robot.step_dt_s
         self._add_task('query latency and rate', partial(self._check_queries, chunk_s))
         self._add_task('workers', self._check_workers)

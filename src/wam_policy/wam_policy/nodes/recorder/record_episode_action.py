@@ -41,11 +41,8 @@ class RecordEpisodeAction:
         get_status: Callable[[], EpisodeStatus],
     ) -> None:
         self._node, self._is_configured = node, is_configured
-        self._start_episode, self._end_episode, self._get_status = (
-            start_episode,
-            end_episode,
-            get_status,
-        )
+        self._start_episode, self._end_episode = start_episode, end_episode
+        self._get_status = get_status
         self._active_recording: _ActiveRecording | None = None
         self._server = ActionServer(
             node,
@@ -87,10 +84,8 @@ class RecordEpisodeAction:
         if writer is not None:
             writer.join()
             progress = writer.progress()
-            status.message_counts, status.dropped_counts = (
-                list(progress.written_counts),
-                list(progress.dropped_counts),
-            )
+            status.message_counts = list(progress.written_counts)
+            status.dropped_counts = list(progress.dropped_counts)
             if progress.write_error:
                 outcome, message = Result.FAILED, progress.write_error
         recording.done.set_result(

@@ -190,10 +190,8 @@ class AgibotGdk:
 
     def _on_arm_state(self, msg: JointStateMsg) -> None:
         """Take the arms, the message that paces the state; some builds send 42 values or more."""
-        joints, layouts = (
-            self._vendor_config['arm_joints'],
-            self._vendor_config['arm_state_layouts'],
-        )
+        joints = self._vendor_config['arm_joints']
+        layouts = self._vendor_config['arm_state_layouts']
         first = max(
             (layout for layout in layouts if len(msg.position) >= layout['at_least']),
             key=lambda layout: layout['at_least'],
