@@ -33,15 +33,16 @@ class StackProbe(StackNode):
 
     launch: LaunchProcess  # where it is known
 
-    def __init__(self, robot):
+    def __init__(self, robot, robot_namespace=''):
         self.policy_states, self.chunks, self.motion_reasons = [], [], []
         self.joint_state, self.jumps = None, []
         context = rclpy.Context()
         rclpy.init(context=context)
-        super().__init__('watch', embodiment.load_embodiment(robot), context)
+        super().__init__('watch', embodiment.load_embodiment(robot), context, robot_namespace)
         self._velocity_limit = self.robot.limits().velocity
         self.create_subscription(ActionChunk, 'action_chunk', self.chunks.append, qos.CHUNK)
-        self.create_subscription(JointState, '/joint_states', self._on_joint_state, qos.JOINTS)
+        joint_states = self.name_of('/joint_states')
+        self.create_subscription(JointState, joint_states, self._on_joint_state, qos.JOINTS)
         self._executor_thread = ExecutorThread([self])
 
     def close(self):

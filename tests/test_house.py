@@ -80,6 +80,7 @@ NODES = (
     'wam_policy.mujoco_collision',
     'wam_policy.command_line',
     'wam_policy.provenance',
+    'wam_policy.robot_names',
     *WORKER_CLIENT_MODULES,
 )
 
@@ -173,6 +174,8 @@ LAYERS = (
     ),
     ImportLayer(f'{POLICY}/__init__.py', (), (), ()),
     ImportLayer(f'{POLICY}/robot_folders.py', ('wam_policy.core',), ('time', 'pickle'), ()),
+    # of nodes, of tools and in recorded episodes
+    ImportLayer(f'{POLICY}/robot_names.py', ('wam_policy.core',), ('time', 'pickle'), ()),
     ImportLayer(f'{POLICY}/command_line.py', (), (), ()),  # for every command line
     ImportLayer(f'{POLICY}/provenance.py', (), (), ()),  # of a measurement, for any report
     ImportLayer(
@@ -188,6 +191,7 @@ LAYERS = (
             'wam_policy.command_line',
             'wam_policy.provenance',
             'wam_policy.robot_folders',
+            'wam_policy.robot_names',
             'wam_sim.physics',
             'wam_sim.screenshot',
             'wam_sim.tasks',
@@ -224,9 +228,11 @@ LAYERS = (
                     'node_clock',
                     'parameters',
                     'qos',
+                    'robot_parameters',
                     'run_node',
                 )
             ),
+            'wam_policy.robot_names',
             'wam_sim.physics',
         ),
         (*TORCH_PACKAGES, 'pickle'),

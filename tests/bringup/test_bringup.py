@@ -27,6 +27,7 @@ from launch.frontend.parse_substitution import parse_substitution
 from launch.launch_description_sources import get_launch_description_from_python_launch_file
 from launch.utilities import perform_substitutions
 from launch_ros.actions import Node
+from launch_ros.utilities import evaluate_parameters, normalize_parameters
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 
@@ -203,6 +204,16 @@ def test_a_copy_of_the_configuration_may_use_old_argument_names(caplog):
     given = read_launch_configurations(guidance_scale='3.0')
     assert given['cfg'] == '3.0' and given['record_folder'] == 'episodes'
     assert 'deprecated' not in caplog.text
+
+
+@pytest.mark.parametrize(('namespace', 'use_full_names'), [('', False), ('on', True)])
+def test_nodes_get_the_namespace_also_with_an_old_copy_of_the_file(namespace, use_full_names):
+    context = LaunchContext()
+    context.launch_configurations['robot_namespace'] = namespace
+    after_file = runpy.run_path(str(STACK))['COMMON']['parameters'][1:]
+    assert evaluate_parameters(context, normalize_parameters(after_file)) == (
+        {'robot_namespace': namespace, 'diagnostic_updater.use_fqn': use_full_names},
+    )
 
 
 # --- bring-up and end, with a fake node under the stack's own handlers ---

@@ -5,6 +5,7 @@ WAM_WRITE_ENCLAVES=1 writes src/wam_bringup/config/sros2 anew instead of compari
 # ruff: noqa: E402 - what follows needs a ROS 2 environment
 
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ from wam_policy.nodes.policy import worker_backend
 from wam_policy.nodes.policy.policy_node import PolicyNode
 from wam_policy.nodes.recorder.recorder_node import RecorderNode
 from wam_policy.nodes.stream.stream_node import StreamNode
+from wam_policy.robot_names import add_namespace
 from wam_policy.workers.supervisor import WorkerSpec
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(120)]
@@ -43,6 +45,9 @@ NODES = {
     'description': DescriptionNode,
 }
 ROBOTS = embodiment.list_robots()
+NAMESPACE, SAFETY_PAGE = 'robot_1', POLICY_DIR.parents[3] / 'docs/explanation/safety.md'
+SHARED = 'rosout|parameter_events|diagnostics|clock'
+MOVE_POLICY = rf's#(ns="|path="|>)/#\1/robot_1/#; s#/robot_1/({SHARED})<#/\1<#'
 WRITE = bool(os.environ.get('WAM_WRITE_ENCLAVES'))
 # what every node has, in the policy's own words: parameters, life cycle, log, clock
 COMMON_TOPICS = ('/rosout', '/parameter_events', '/clock', '/diagnostics')
@@ -113,7 +118,9 @@ def vendors(monkeypatch):
     )
 
 
-def collect_node_permissions(robot: str, episodes_dir: Path) -> dict[str, Permissions]:
+def collect_node_permissions(
+    robot: str, episodes_dir: Path, robot_namespace: str = ''
+) -> dict[str, Permissions]:
     """Start each node with everything on and return what it opens."""
     found = {}
     for name, kind in NODES.items():
@@ -125,7 +132,9 @@ def collect_node_permissions(robot: str, episodes_dir: Path) -> dict[str, Permis
             args=[
                 '--ros-args',
                 '-r',
-                '__ns:=/wam',
+                f'__ns:={add_namespace(robot_namespace, "/wam")}',
+                '-p',
+                f"robot_namespace:='{robot_namespace}'",
                 '-p',
                 f'embodiment:={robot}',
                 '-p',
@@ -259,6 +268,35 @@ def test_each_node_may_do_what_it_does_and_nothing_else(robot, vendors, tmp_path
     assert path.read_text(encoding='utf-8') == made, (
         'the nodes open something else: '
         'WAM_WRITE_ENCLAVES=1 ./wam test tests/bringup/test_enclaves.py'
+    )
+
+
+@pytest.mark.parametrize(
+    'robot', [ROBOTS[0], *(pytest.param(name, marks=pytest.mark.slow) for name in ROBOTS[1:])]
+)
+def test_of_a_robot_in_a_namespace_every_name_moves(robot, vendors, tmp_path):
+    """Also the command by which the policies follow, of docs/explanation/safety.md."""
+    found = collect_node_permissions(robot, tmp_path, NAMESPACE)
+    opened = {
+        (f'/wam/{node}', right, name)
+        for node, granted in found.items()
+        for right, names in granted.items()
+        for name in names
+    }
+    path = POLICY_DIR / f'{robot}.xml'
+    assert MOVE_POLICY in SAFETY_PAGE.read_text(encoding='utf-8')
+    moved = tmp_path / 'moved.xml'
+    moved.write_bytes(subprocess.check_output(['sed', '-E', MOVE_POLICY, str(path)]))
+    granted = {
+        (enclave.removeprefix(f'/{NAMESPACE}'), f'{kind} {right}', name)
+        for enclave, kind, right, name in iterate_permissions(moved)
+        if not name.startswith('~') and name not in COMMON_TOPICS
+    }
+    assert opened == granted
+    assert all(name.startswith(f'/{NAMESPACE}/') for *_, name in opened)
+    assert len(opened) == sum(
+        not name.startswith('~') and name not in COMMON_TOPICS
+        for *_, name in iterate_permissions(path)
     )
 
 

@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import json
 import re
+import runpy
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +15,7 @@ import pytest
 import yaml
 
 pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
+from launch import LaunchContext
 
 pytestmark = pytest.mark.ros
 ROOT = Path(__file__).resolve().parents[2]
@@ -139,3 +141,17 @@ def test_plotjuggler_draws_fields_of_the_stack(robot: str) -> None:
     for curve in curves:
         topic = next(name for name in selected if curve.startswith(f'{name}/'))
         check_field(topic, curve.removeprefix(f'{topic}/').split('/'))
+
+
+@pytest.mark.parametrize('path', sorted(BRINGUP.glob('rviz/*.rviz')), ids=lambda path: path.stem)
+def test_rviz_shows_a_robot_in_a_namespace_under_its_names(path: Path) -> None:
+    viewers = runpy.run_path(str(BRINGUP / 'launch/viewers.launch.py'))
+    topics = viewers['list_topics'](yaml.safe_load(path.read_text()))
+    assert set(topics) == set(re.findall(r'Value: (/\S+)', path.read_text()))
+    context = LaunchContext()
+    context.launch_configurations['robot_namespace'] = ''
+    assert viewers['map_to_robot'](context, topics) == []
+    context.launch_configurations['robot_namespace'] = 'robot_1'
+    assert ('/robot_description', '/robot_1/robot_description') in viewers['map_to_robot'](
+        context, topics
+    )

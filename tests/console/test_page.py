@@ -5,9 +5,11 @@ import time
 import numpy as np
 import pytest
 
-pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
+rclpy = pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
 from tests.console.conftest import SOFTWARE_GL_FLAGS
+from wam_console.console_node import ConsoleNode
 from wam_msgs.msg import MotionStatus
+from wam_policy.nodes.run_node import ExecutorThread
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(180)]
 SIZE = {'width': 1400, 'height': 900}
@@ -217,6 +219,32 @@ def test_a_node_that_is_lost_is_named(fake, open_page):
     page.wait_for_function(
         '() => !document.querySelector("#banners").textContent.includes("LOST")'
     )
+
+
+def test_the_page_names_the_namespace_of_its_robot(ros_domain, browser):
+    context = rclpy.Context()
+    rclpy.init(
+        context=context,
+        args=[
+            *('--ros-args', '-r', '__ns:=/robot_1/wam'),
+            *('-p', 'robot_namespace:=robot_1', '-p', 'port:=0'),
+        ],
+    )
+    node = ConsoleNode(context=context)
+    spinning = ExecutorThread([node])
+    try:
+        assert node.trigger_configure() == node.trigger_activate()
+        with browser.new_context(viewport=SIZE) as tab:
+            tab.set_default_timeout(TIMEOUT_MS)
+            page = tab.new_page()
+            page.goto(node.url)
+            wait_text(page, '#robot', 'robot_1: AgiBot G1')
+            assert page.title() == "robot_1: agibot_g1: operator's page"
+    finally:
+        spinning.stop()
+        node.close()
+        node.destroy_node()
+        rclpy.shutdown(context=context)
 
 
 def test_dry_run_and_untrained_weights_cannot_be_overlooked(fake, open_page):

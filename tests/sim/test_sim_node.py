@@ -299,7 +299,7 @@ def test_its_controllers_pass_the_checks_of_motion_node_and_take_another_speed(
         for controller in robot.embodiment.controllers
     ]
     robot.node.destroy_publisher(robot.command)  # else: a second publisher
-    monitor = ControllerMonitor(robot.node, outputs, 1.0)
+    monitor = ControllerMonitor(robot.node, outputs, 1.0, '')
     robot.wait_until(
         lambda: monitor.check_enable() is None and not monitor.inactive_checks, 'the settings'
     )

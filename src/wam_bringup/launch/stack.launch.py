@@ -3,14 +3,15 @@
 Arguments only choose among values: every parameter is documented in config/stack.yaml. A node that
 fails to configure ends the whole launch with exit code 1 and the reason; so does the exit of sim,
 stream, motion or policy, without which the robot does not work. The exits of recorder
-and description are errors on /diagnostics. A stack that is already running in this ROS domain ends
-the launch with exit code 3. On a robot stream_node runs apart from the launch and may outlive it,
-see wam_policy/nodes/stream/detached_process.py.
+and description are errors on /diagnostics. A stack that is already running in this ROS domain and
+namespace ends the launch with exit code 3. On a robot stream_node runs apart from the launch and
+may outlive it, see wam_policy/nodes/stream/detached_process.py.
 """
 
 import atexit
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Mapping
@@ -34,11 +35,15 @@ from launch.events import matches_action
 from launch.events.process import ProcessExited, ProcessIO
 from launch.frontend.parse_substitution import parse_substitution
 from launch.logging import get_logger
-from launch.substitutions import LaunchConfiguration, NotEqualsSubstitution
+from launch.substitutions import (
+    LaunchConfiguration,
+    NotEqualsSubstitution,
+    PathJoinSubstitution,
+)
 from launch_ros.actions import LifecycleNode, Node
 from launch_ros.event_handlers import OnStateTransition
 from launch_ros.events.lifecycle import ChangeState
-from launch_ros.parameter_descriptions import ParameterFile
+from launch_ros.parameter_descriptions import ParameterFile, ParameterValue
 from launch_ros.ros_adapters import get_ros_node
 from lifecycle_msgs.msg import Transition
 
@@ -46,7 +51,8 @@ DIAGNOSTICS_PERIOD_S = 1.0
 # of wam_policy.nodes.run_node: what a node prints, and its exit status, after it has looked for
 # another node of its name
 IS_SOLE_NODE, ALREADY_RUNNING = b'is the only node of its name', 3
-SIM = LaunchConfiguration('sim')
+SIM, ROBOT_NAMESPACE = LaunchConfiguration('sim'), LaunchConfiguration('robot_namespace')
+NAMESPACE_TOKEN = re.compile('[A-Za-z][A-Za-z0-9_]*')
 # old name -> new name, accepted for one release
 DEPRECATED_ARGUMENTS = {
     'flavour': 'server_profile',
@@ -56,7 +62,17 @@ DEPRECATED_ARGUMENTS = {
 RECORDER_ENABLED = NotEqualsSubstitution(LaunchConfiguration('record'), 'false')
 COMMON: Mapping[str, Any] = {  # of all nodes
     'output': 'screen',
-    'parameters': [ParameterFile(LaunchConfiguration('params_file'), allow_substs=True)],
+    'parameters': [
+        ParameterFile(LaunchConfiguration('params_file'), allow_substs=True),
+        {
+            # also with an old copy of the file: its nodes would drive the robot without namespace
+            'robot_namespace': ParameterValue(ROBOT_NAMESPACE, value_type=str),
+            # names on /diagnostics, which robots share
+            'diagnostic_updater.use_fqn': ParameterValue(
+                NotEqualsSubstitution(ROBOT_NAMESPACE, ''), value_type=bool
+            ),
+        },
+    ],
     'ros_arguments': ['--log-level', LaunchConfiguration('log_level')],
 }
 
@@ -68,10 +84,12 @@ def generate_launch_description() -> LaunchDescription:
             OpaqueFunction(function=replace_deprecated_arguments),
             *declare_arguments(),
             OpaqueFunction(function=set_deprecated_arguments),
+            OpaqueFunction(function=check_robot_namespace),
             Node(
                 package='wam_sim',
                 executable='sim_node',
                 name='sim',
+                namespace=ROBOT_NAMESPACE,
                 condition=IfCondition(SIM),
                 on_exit=on_node_exit,
                 **COMMON,
@@ -125,7 +143,7 @@ def make_lifecycle_node(
         package=package,
         executable=f'{name}_node',
         name=name,
-        namespace=LaunchConfiguration('namespace'),
+        namespace=PathJoinSubstitution([ROBOT_NAMESPACE, LaunchConfiguration('namespace')]),
         on_exit=on_node_exit if is_essential else on_optional_node_exit,
         **COMMON,
         **options,
@@ -150,6 +168,29 @@ def set_deprecated_arguments(context: LaunchContext) -> None:
     given = context.launch_configurations
     for old_name, new_name in DEPRECATED_ARGUMENTS.items():
         given[old_name] = given[new_name]
+
+
+def check_robot_namespace(context: LaunchContext) -> None:
+    """Raise RuntimeError, which ends the launch, for what a robot with a namespace cannot have."""
+    given = context.launch_configurations
+    namespace = given['robot_namespace']
+    if not namespace:
+        return
+    if not NAMESPACE_TOKEN.fullmatch(namespace):
+        raise RuntimeError(
+            f'robot_namespace:={namespace}: want one word of letters, digits and underscores that '
+            'begins with a letter, as robot_1'
+        )
+    if given['namespace'].startswith('/'):
+        raise RuntimeError(
+            f'namespace:={given["namespace"]}: with robot_namespace it must be relative, as wam'
+        )
+    if given['sim'] == given['use_sim_time'] == 'true':
+        raise RuntimeError(
+            'use_sim_time:=true: the simulators of several robots would all publish /clock, and '
+            'time would jump; leave it false with robot_namespace, or choose a ROS_DOMAIN_ID for '
+            'each robot'
+        )
 
 
 def ignore_keyboard_interrupt(context: LaunchContext) -> None:
@@ -266,7 +307,11 @@ def on_optional_node_exit(event: ProcessExited, context: LaunchContext) -> list[
 def report_loss(context: LaunchContext, node_name: str, reason: str) -> None:
     """Log `reason` and publish it as an error on /diagnostics for as long as the launch runs."""
     get_logger('launch').error(reason)
-    status = DiagnosticStatus(level=DiagnosticStatus.ERROR, name=f'{node_name}: process')
+    given = context.launch_configurations
+    namespace = given.get('robot_namespace')
+    # as the node itself reports, see diagnostic_updater.use_fqn
+    reporter = f'/{namespace}/{given["namespace"]}/{node_name}' if namespace else node_name
+    status = DiagnosticStatus(level=DiagnosticStatus.ERROR, name=f'{reporter}: process')
     status.message = reason
     node = get_ros_node(context)
     publisher = node.create_publisher(DiagnosticArray, '/diagnostics', 10)

@@ -1,7 +1,10 @@
 """Start robot_state_publisher and RViz for stack.launch.py, as far as they are installed."""
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+import yaml
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 from launch import LaunchContext, LaunchDescription
 from launch.actions import OpaqueFunction
@@ -42,7 +45,16 @@ def make_robot_state_publisher(context: LaunchContext) -> list[Node]:
         'publish_frequency': FRAME_RATE_HZ,
         'use_sim_time': ParameterValue(LaunchConfiguration('use_sim_time'), value_type=bool),
     }
-    return [Node(package=PUBLISHER, executable=PUBLISHER, output='screen', parameters=[given])]
+    return [
+        Node(
+            package=PUBLISHER,
+            executable=PUBLISHER,
+            namespace=LaunchConfiguration('robot_namespace'),
+            output='screen',
+            parameters=[given],
+            remappings=map_to_robot(context, ('/tf', '/tf_static')),
+        )
+    ]
 
 
 def make_rviz(context: LaunchContext) -> list[Node]:
@@ -55,7 +67,32 @@ def make_rviz(context: LaunchContext) -> list[Node]:
         )
         return []
     layout = PathJoinSubstitution([FindPackageShare('wam_bringup'), 'rviz', [ROBOT, '.rviz']])
-    return [Node(package='rviz2', executable='rviz2', arguments=['-d', layout])]
+    topics = list_topics(yaml.safe_load(Path(layout.perform(context)).read_text()))
+    return [
+        Node(
+            package='rviz2',
+            executable='rviz2',
+            arguments=['-d', layout],
+            remappings=map_to_robot(context, ('/tf', '/tf_static', *topics)),
+        )
+    ]
+
+
+def map_to_robot(context: LaunchContext, topics: Iterable[str]) -> list[tuple[str, str]]:
+    """Return remapping rules from absolute names to the same ones in the robot's namespace."""
+    namespace = context.launch_configurations['robot_namespace']
+    return [(topic, f'/{namespace}{topic}') for topic in topics] if namespace else []
+
+
+def list_topics(layout: Any) -> list[str]:
+    """Return the absolute names of the topics in a layout of RViz, each once."""
+    found: list[str] = []
+    for key, value in layout.items() if isinstance(layout, dict) else enumerate(layout):
+        if isinstance(value, (dict, list)):
+            found += list_topics(value)
+        elif key == 'Value' and str(value).startswith('/'):
+            found.append(value)
+    return list(dict.fromkeys(found))
 
 
 def is_installed(package: str, executable: str) -> bool:

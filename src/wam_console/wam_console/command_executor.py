@@ -14,6 +14,7 @@ from wam_console import commands
 from wam_console.commands import RobotCommand
 from wam_msgs.srv import Reload, StartEpisode, StopEpisode
 from wam_policy.nodes import qos
+from wam_policy.robot_names import add_namespace
 
 OnResult = Callable[['CommandResult'], None]
 SERVICES: tuple[tuple[str, Any, str], ...] = (
@@ -38,12 +39,13 @@ class CommandResult:
 class CommandExecutor:
     """Publishers and clients of one node; any thread may call `execute`."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, robot_namespace: str) -> None:
         self._node = node
         self._instructions = node.create_publisher(String, 'instruction', qos.REQUEST)
         self._estop_signal = node.create_publisher(Empty, 'estop_signal', qos.REQUEST)
         self._clients: dict[str, Client] = {
-            name: node.create_client(service_type, topic) for name, service_type, topic in SERVICES
+            name: node.create_client(service_type, add_namespace(robot_namespace, topic))
+            for name, service_type, topic in SERVICES
         }
 
     def close(self) -> None:

@@ -19,9 +19,8 @@ from wam_console.console_params import ConsoleParams
 from wam_console.stack_subscriber import StackSubscriber, is_polled
 from wam_console.viewer_hub import ViewerHub
 from wam_console.web_server import WebServer, bind_socket
-from wam_policy.core.robot import embodiment
 from wam_policy.core.robot.embodiment import Embodiment
-from wam_policy.nodes import parameters
+from wam_policy.nodes import parameters, robot_parameters
 from wam_policy.nodes.callback_guard import CallbackGuard
 from wam_policy.nodes.run_node import run_node
 
@@ -79,7 +78,7 @@ class ConsoleNode(LifecycleNode):
         try:
             params = parameters.read(self, ConsoleParams)
             access = AccessControl(params.address, os.environ.get(TOKEN_VARIABLE, ''))
-            robot = embodiment.load_embodiment(params.embodiment)
+            robot = robot_parameters.load_robot(self, params)
         except ValueError as error:
             self.get_logger().error(f'cannot be configured: {error}')
             return FAILURE
@@ -97,7 +96,7 @@ class ConsoleNode(LifecycleNode):
         except (ValueError, OSError) as error:
             self.get_logger().error(f'cannot be activated: {error}')
             return FAILURE
-        executor = CommandExecutor(self)
+        executor = CommandExecutor(self, params.robot_namespace)
         hub = ViewerHub(stack, executor.execute, self.guard.record)
         server = WebServer(listener, configured.access, hub)
         self._active = _ActiveConsole(stack, executor, server)

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from wam_policy.nodes.parameters import TOPIC_NAME, parameter, validate_fields
+from wam_policy.nodes.parameters import parameter, validate_fields
+from wam_policy.nodes.robot_parameters import joint_states_parameter, robot_namespace_parameter
 
 
 @dataclass(frozen=True, slots=True)
@@ -10,6 +11,7 @@ class ConsoleParams:
     """Configure console_node; an invalid value raises ValueError at start."""
 
     embodiment: str = parameter('agibot_g1', 'robot: a folder of wam_policy/robots')
+    robot_namespace: str = robot_namespace_parameter()
     address: str = parameter(
         '127.0.0.1',
         'address to listen on; any other than 127.0.0.1, ::1 and localhost needs a token of at '
@@ -22,9 +24,7 @@ class ConsoleParams:
         low=0,
         high=65535,
     )
-    joint_states_topic: str = parameter(
-        '/joint_states', 'measured joint positions of the robot', pattern=TOPIC_NAME
-    )
+    joint_states_topic: str = joint_states_parameter('measured joint positions of the robot')
     compressed_images: bool = parameter(False, 'subscribe to <camera topic>/compressed')
     camera_rate_hz: float = parameter(
         5.0, 'images per camera and second that the page gets', unit='Hz', low=0.5, high=30.0

@@ -15,15 +15,19 @@ MAX_MESSAGE = 300  # characters
 class NodeHealth:
     """Keep the newest report of each task of each node of the stack."""
 
-    def __init__(self) -> None:
+    def __init__(self, robot_namespace: str) -> None:
+        """Listen to the nodes of one robot: their full names, if it has a namespace."""
+        self._prefix = f'/{robot_namespace}/' if robot_namespace else ''
         self._reported_s: dict[str, float] = {}  # monotonic clock
         self._problems: dict[str, dict[str, str]] = {}  # node -> task -> message
 
     def add(self, msg: DiagnosticArray, now_s: float) -> None:
         """Take a message of /diagnostics; statuses of other programs are left out."""
         for status in msg.status:
-            node, _, task = status.name.partition(': ')
-            if node not in STACK_NODES:
+            full_name, _, task = status.name.partition(': ')
+            # without a namespace these are bare names: '/robot_1/wam/motion' is another robot's
+            node = full_name.rpartition('/')[2] if self._prefix else full_name
+            if node not in STACK_NODES or not full_name.startswith(self._prefix):
                 continue
             if task != 'process':  # that is the launch's word about a node that has exited
                 self._reported_s[node] = now_s

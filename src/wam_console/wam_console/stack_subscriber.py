@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import cv2
@@ -42,6 +43,8 @@ from wam_policy.nodes.cdr_reader import read_header_stamp_ns, read_trajectory
 from wam_policy.nodes.images import image_conversion
 from wam_policy.nodes.images.cdr_image import read_image
 from wam_policy.nodes.node_clock import NodeClock
+from wam_policy.nodes.robot_parameters import find_joint_states_topic
+from wam_policy.robot_names import add_namespace
 
 UPDATE_PERIOD_S = 0.2  # how late subscriptions follow the viewers
 MAX_HISTORY = 20  # instructions
@@ -88,7 +91,7 @@ class StackSubscriber:
         self._trajectories: dict[tuple[str, ...], Trajectory] = {}  # newest, by its joints
         self._cameras = tuple(camera.key for camera in robot.cameras)
         self.pairs = ImaginationPairs(self._cameras, self._decode_image)
-        self._health = NodeHealth()
+        self._health = NodeHealth(params.robot_namespace)
         self._viewer_count, self._wants_predictions = 0, False
         self._subscriptions: list[Subscription] = []
         self._video_subscription: Subscription | None = None
@@ -117,6 +120,7 @@ class StackSubscriber:
         robot = self._robot
         return {
             'robot': robot.name,
+            'namespace': self._params.robot_namespace,
             'title': robot.title,
             'cameras': [camera.key for camera in robot.cameras],
             'camera_max_age_s': [camera.max_age_s for camera in robot.cameras],
@@ -227,7 +231,7 @@ class StackSubscriber:
             self._trajectories = {}
             self._raw_trajectories.clear()
             self._image_sent_s = {}
-            self._health = NodeHealth()
+            self._health = NodeHealth(self._params.robot_namespace)
         if self._wants_predictions and self._video_subscription is None:
             self._video_subscription = self._node.create_subscription(
                 Image, 'predicted_video', self._on_prediction, qos.IMAGE
@@ -242,6 +246,7 @@ class StackSubscriber:
 
     def _subscribe(self) -> list[Subscription]:
         create = self._node.create_subscription
+        name_of = partial(add_namespace, self._params.robot_namespace)
         topics = [controller.topic for controller in self._robot.controllers]
         # not polled: a trajectory expires in the middleware, and of a burst each part counts
         made = [
@@ -252,13 +257,15 @@ class StackSubscriber:
             create(DiagnosticArray, '/diagnostics', self._on_diagnostics, DIAGNOSTICS_DEPTH)
         )
         polled: dict[str, Subscription] = {
-            name: create(message_type, topic, _refuse_callback, profile)
+            name: create(message_type, name_of(topic), _refuse_callback, profile)
             for name, message_type, topic, profile, _ in STATUSES
         }
-        polled['objects'] = create(MarkerArray, '/sim/objects', _refuse_callback, qos.REQUEST)
+        polled['objects'] = create(
+            MarkerArray, name_of('/sim/objects'), _refuse_callback, qos.REQUEST
+        )
         polled['joints'] = create(
             JointState,
-            self._params.joint_states_topic,
+            find_joint_states_topic(self._params),
             _refuse_callback,
             _keep_last(qos.JOINTS, 1),
             raw=True,

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from wam_policy.nodes.parameters import TOPIC_NAME, parameter, validate_fields
+from wam_policy.nodes.parameter_fields import TOPIC_NAME, parameter, validate_fields
 from wam_sim.physics import sim_robot
 from wam_sim.tasks import task_families
 

@@ -12,6 +12,7 @@ from trajectory_msgs.msg import JointTrajectory
 from wam_msgs.msg import ActionChunk, PolicyStatus, SimStatus
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.nodes import message_conversion, qos
+from wam_policy.robot_names import JOINT_STATES_TOPIC
 from wam_tools.run_metrics import RunMetrics
 from wam_tools.sim_operator import HOME_SESSION
 from wam_tools.stack_node import StackNode
@@ -22,19 +23,22 @@ EXECUTED_QUANTITIES = ('velocity', 'acceleration', 'jerk')
 class StackMonitor(StackNode):
     """Measure one stack and its simulated robot; publishes only instructions."""
 
-    def __init__(self, robot: Embodiment, context: Context | None = None) -> None:
+    def __init__(
+        self, robot: Embodiment, context: Context | None = None, robot_namespace: str = ''
+    ) -> None:
         self.metrics = RunMetrics(robot)
         self.task = ''  # instruction of the scene
         self.trained: bool | None = None
         self._joint_state_count = 0  # joint states received
-        super().__init__('monitor', robot, context)
+        super().__init__('monitor', robot, context, robot_namespace)
 
     def subscribe(self) -> None:
         """Start measuring."""
         new = self.create_subscription
         new(ActionChunk, 'action_chunk', self._on_chunk, qos.CHUNK)
-        new(String, '/sim/task', self._on_task, qos.LATCHED)
-        new(JointStateMsg, '/joint_states', self._on_joints, qos.JOINTS, raw=True)
+        new(String, self.name_of('/sim/task'), self._on_task, qos.LATCHED)
+        joint_states = self.name_of(JOINT_STATES_TOPIC)
+        new(JointStateMsg, joint_states, self._on_joints, qos.JOINTS, raw=True)
         for controller in self.robot.controllers:
             new(
                 JointTrajectory,

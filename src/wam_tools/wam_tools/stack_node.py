@@ -2,6 +2,7 @@
 
 import threading
 import time
+from functools import partial
 from typing import Any
 
 from rclpy.context import Context
@@ -11,6 +12,7 @@ from std_msgs.msg import String
 from wam_msgs.msg import MotionStatus, PolicyStatus, SimStatus
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.nodes import qos
+from wam_policy.robot_names import JOINT_STATES_TOPIC, add_namespace, put_in_namespace
 
 STACK_NAMESPACE = 'wam'  # the stack's default namespace
 
@@ -21,14 +23,22 @@ class StackNode(Node):
     Methods block; another thread must spin the node.
     """
 
-    def __init__(self, name: str, robot: Embodiment, context: Context | None = None) -> None:
-        super().__init__(name, namespace=STACK_NAMESPACE, context=context)
-        self.robot = robot
+    def __init__(
+        self,
+        name: str,
+        robot: Embodiment,
+        context: Context | None = None,
+        robot_namespace: str = '',
+    ) -> None:
+        namespace = '/'.join(filter(None, (robot_namespace, STACK_NAMESPACE)))
+        super().__init__(name, namespace=namespace, context=context)
+        self.robot = put_in_namespace(robot, robot_namespace)
+        self.name_of = partial(add_namespace, robot_namespace)  # of '/sim/status', ...
         self.policy, self.motion, self.sim = PolicyStatus(), MotionStatus(), SimStatus()
         new = self.create_subscription
         new(PolicyStatus, 'status', self.on_policy_status, qos.LATCHED)
         new(MotionStatus, 'motion_status', self.on_motion_status, qos.LATCHED)
-        new(SimStatus, '/sim/status', self.on_sim_status, qos.REQUEST)
+        new(SimStatus, self.name_of('/sim/status'), self.on_sim_status, qos.REQUEST)
         self._instruction_publisher = self.create_publisher(String, 'instruction', qos.REQUEST)
 
     def on_policy_status(self, msg: PolicyStatus) -> None:
@@ -41,8 +51,9 @@ class StackNode(Node):
         self.sim = msg
 
     def is_stack_running(self) -> bool:
-        """Return whether a stack runs in this domain; call it at least 1 s after the start."""
-        return self.count_publishers('status') > 0 or self.count_publishers('/joint_states') > 0
+        """Return whether a stack of this robot runs here; call it at least 1 s after the start."""
+        topics = ('status', self.name_of(JOINT_STATES_TOPIC))
+        return any(self.count_publishers(topic) > 0 for topic in topics)
 
     @property
     def reason(self) -> str:

@@ -166,7 +166,7 @@ def test_its_controllers_pass_the_checks_of_motion_node():
         ]
         for publisher, _ in bench.trajectory_publishers:
             bench.node.destroy_publisher(publisher)
-        monitor, spinning = ControllerMonitor(other, outputs, 1.0), ExecutorThread([other])
+        monitor, spinning = ControllerMonitor(other, outputs, 1.0, ''), ExecutorThread([other])
         try:
             bench.wait(lambda: monitor.check_enable() is None and not monitor.inactive_checks)
         finally:

@@ -15,7 +15,7 @@ from builtin_interfaces.msg import Time  # noqa: E402 - needs a ROS 2 environmen
 from sensor_msgs.msg import JointState  # noqa: E402
 
 from wam_policy.core.robot.embodiment import list_robots, load_embodiment  # noqa: E402
-from wam_policy.nodes.stream import agibot_gdk, stream_node  # noqa: E402
+from wam_policy.nodes.stream import agibot_gdk, stream_node, yam_i2rt  # noqa: E402
 
 pytestmark = pytest.mark.ros
 
@@ -141,6 +141,7 @@ def drive_yam(monkeypatch, robot) -> None:
     monkeypatch.setitem(sys.modules, robots.__name__, robots)
     monkeypatch.setitem(sys.modules, utils.__name__, utils)
     states = []
+    monkeypatch.setattr(yam_i2rt.parameters, 'read', lambda node, kind: kind())
     driver = stream_node.ADAPTERS['i2rt'](FakeNode(), robot, states.append)
     driver.read()
     driver.send(np.zeros(len(robot.commanded)))

@@ -51,9 +51,10 @@ function onMessage(message) {
 function setHello(message) {
   hello = message;
   controls.viewer = message.viewer;
-  byId('robot').textContent = message.title.replace(/ \(.*| with .*/, '');
+  const whose = message.namespace ? `${message.namespace}: ` : '';
+  byId('robot').textContent = whose + message.title.replace(/ \(.*| with .*/, '');
   byId('robot').title = message.title;
-  document.title = `${message.robot}: operator's page`;
+  document.title = `${whose}${message.robot}: operator's page`;
   if (scene) scene.setScene(message.scene);
   cameras.length = 0;
   byId('cameras').replaceChildren(...message.cameras.map((name) => {

@@ -10,6 +10,7 @@ from typing import Any
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.parameter import Parameter
 
+TOPIC_NAME = r'(/|~/)?[A-Za-z_]\w*(/[A-Za-z_]\w*)*'  # as ROS takes them, without substitutions
 PARAMETER_TYPES = {
     bool: Parameter.Type.BOOL,
     int: Parameter.Type.INTEGER,
@@ -30,6 +31,7 @@ def parameter(
     choices: tuple[Any, ...] = (),
     pattern: str = '',
     dynamic: bool = False,
+    read_only: bool = False,
     deprecated_name: str = '',
     deprecated_values: Mapping[Any, str] = MappingProxyType({}),
 ) -> Any:
@@ -37,8 +39,8 @@ def parameter(
 
     `low` and `high` are part of the range; they and `pattern`, a regular expression, hold for
     every element of a list. A parameter that is not `dynamic` cannot change while the node is
-    active. `deprecated_name` and `deprecated_values` (old value -> new one) are accepted for one
-    release with a warning in the log.
+    active, one that is `read_only` not after the start. `deprecated_name` and `deprecated_values`
+    (old value -> new one) are accepted for one release with a warning in the log.
     """
     return dataclasses.field(
         default=default,
@@ -50,6 +52,7 @@ def parameter(
             'choices': choices,
             'pattern': pattern,
             'dynamic': dynamic,
+            'read_only': read_only,
             'deprecated_name': deprecated_name,
             'deprecated_values': deprecated_values,
         },
@@ -71,11 +74,13 @@ def make_descriptor(field: dataclasses.Field) -> ParameterDescriptor:
     """Return what a parameter declares to ROS: type, range, description with its unit."""
     meta = field.metadata
     extra = [f'one of {", ".join(map(str, meta["choices"]))}'] if meta['choices'] else []
-    extra += [] if meta['dynamic'] else ['fixed while active']
+    if not meta['dynamic']:
+        extra.append('fixed at start' if meta['read_only'] else 'fixed while active')
     descriptor = ParameterDescriptor(
         name=field.name,
         type=PARAMETER_TYPES[field.type].value,
         additional_constraints='; '.join(extra),
+        read_only=meta['read_only'],
         description=meta['description'] + (f' [{meta["unit"]}]' if meta['unit'] else ''),
     )
     if meta['low'] is not None:

@@ -28,9 +28,9 @@ from wam_policy.nodes.parameter_fields import (
     parameter,
     validate_fields,
 )
+from wam_policy.nodes.robot_parameters import joint_states_parameter, robot_namespace_parameter
 
 USE_SIM_TIME = 'use_sim_time'  # declared by rclpy in every node
-TOPIC_NAME = r'(/|~/)?[A-Za-z_]\w*(/[A-Za-z_]\w*)*'  # as ROS takes them, without substitutions
 
 
 class Params(Protocol):
@@ -44,6 +44,7 @@ class PolicyParams:
     """Configure policy_node."""
 
     embodiment: str = parameter('agibot_g1', 'robot: a folder of wam_policy/robots')
+    robot_namespace: str = robot_namespace_parameter()
     backend: str = parameter(
         'local',
         'where inference runs: workers on this machine, or a policy server',
@@ -212,9 +213,7 @@ class PolicyParams:
         'treat a camera as stale that sends the same picture, or one color, for 0.4 s; false for '
         'simulators whose images have no noise',
     )
-    joint_states_topic: str = parameter(
-        '/joint_states', 'sensor_msgs/JointState of the robot', pattern=TOPIC_NAME
-    )
+    joint_states_topic: str = joint_states_parameter()
     __post_init__ = validate_fields
 
 
@@ -223,6 +222,7 @@ class MotionParams:
     """Configure motion_node."""
 
     embodiment: str = parameter('agibot_g1', 'robot: a folder of wam_policy/robots')
+    robot_namespace: str = robot_namespace_parameter()
     enable_motion: bool = parameter(
         False, 'publish to the controllers; false: dry run on ~/dry_run_trajectory'
     )
@@ -278,9 +278,7 @@ class MotionParams:
         pattern='|'.join(('', *safety_checks.CHECKS)),
     )
     status_rate_hz: float = parameter(10.0, 'motion_status', unit='Hz', low=1.0, high=50.0)
-    joint_states_topic: str = parameter(
-        '/joint_states', 'sensor_msgs/JointState of the robot', pattern=TOPIC_NAME
-    )
+    joint_states_topic: str = joint_states_parameter()
     __post_init__ = validate_fields
 
 
@@ -289,11 +287,10 @@ class StreamParams:
     """Configure stream_node."""
 
     embodiment: str = parameter('agibot_g1', 'robot: a folder of wam_policy/robots')
+    robot_namespace: str = robot_namespace_parameter()
     enable_motion: bool = parameter(False, 'send setpoints to the robot; false only reads it')
-    joint_states_topic: str = parameter(
-        '/joint_states',
-        'where the measured joint positions are published',
-        pattern=TOPIC_NAME,
+    joint_states_topic: str = joint_states_parameter(
+        'where the measured joint positions are published'
     )
     __post_init__ = validate_fields
 
@@ -303,6 +300,7 @@ class RecorderParams:
     """Configure recorder_node."""
 
     embodiment: str = parameter('agibot_g1', 'robot: a folder of wam_policy/robots')
+    robot_namespace: str = robot_namespace_parameter()
     output_dir: str = parameter(
         'episodes',
         'folder of the episodes, one bag each; ~ is the home folder',
@@ -333,9 +331,7 @@ class RecorderParams:
     min_free_mb: int = parameter(
         500, 'an episode is closed when the disk has less free space', unit='MB', low=0, high=10**9
     )
-    joint_states_topic: str = parameter(
-        '/joint_states', 'sensor_msgs/JointState of the robot', pattern=TOPIC_NAME
-    )
+    joint_states_topic: str = joint_states_parameter()
     __post_init__ = validate_fields
 
 
@@ -344,6 +340,7 @@ class DescriptionParams:
     """Configure description_node."""
 
     embodiment: str = parameter('agibot_g1', 'robot: a folder of wam_policy/robots')
+    robot_namespace: str = robot_namespace_parameter()
     publish_frames: bool = parameter(
         True,
         "publish /robot_description, /tf and /tf_static; false where the robot's driver or "
@@ -371,9 +368,7 @@ class DescriptionParams:
         low=-1.0,
         high=3.0,
     )
-    joint_states_topic: str = parameter(
-        '/joint_states', 'sensor_msgs/JointState of the robot', pattern=TOPIC_NAME
-    )
+    joint_states_topic: str = joint_states_parameter()
     __post_init__ = validate_fields
 
 

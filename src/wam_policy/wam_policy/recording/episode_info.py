@@ -11,7 +11,7 @@ MAX_NAME_WORDS = 6  # words of the instruction in a folder's name
 MAX_NAME_LENGTH = 40  # characters of these words
 LABEL_KEY_PATTERN = re.compile(r'[a-z][a-z0-9_]{0,39}')
 MAX_LABEL_LENGTH = 1000  # characters of a value
-LABEL_PREFIX = 'label.'
+LABEL_PREFIX, NAMESPACE_KEY = 'label.', 'robot_namespace'
 
 
 class TaskSuccess(Enum):
@@ -32,6 +32,7 @@ class EpisodeMetadata:
     instruction: str  # at the start; later ones are on a recorded topic
     start_ns: int
     labels: Mapping[str, str] = field(default_factory=dict)
+    robot_namespace: str = ''  # of the names of the robot's topics
 
     def __post_init__(self) -> None:
         object.__setattr__(self, 'labels', MappingProxyType(dict(self.labels)))
@@ -44,6 +45,7 @@ class EpisodeMetadata:
             'contract': self.embodiment_hash,
             'instruction': self.instruction,
             'start_ns': str(self.start_ns),
+            **({NAMESPACE_KEY: self.robot_namespace} if self.robot_namespace else {}),
             **{LABEL_PREFIX + key: value for key, value in self.labels.items()},
         }
 

@@ -23,7 +23,7 @@ from trajectory_msgs.msg import JointTrajectory
 from wam_msgs.msg import ActionChunk
 from wam_policy.core.robot import embodiment
 from wam_policy.core.robot.kinematic_tree import KinematicTree
-from wam_policy.nodes import parameters, qos
+from wam_policy.nodes import parameters, qos, robot_parameters
 from wam_policy.nodes.callback_guard import CallbackGuard
 from wam_policy.nodes.description.demand import OnDemandPublishers
 from wam_policy.nodes.description.frame_messages import FrameMessages
@@ -32,6 +32,7 @@ from wam_policy.nodes.message_conversion import to_ns
 from wam_policy.nodes.node_clock import NodeClock
 from wam_policy.nodes.parameters import DescriptionParams
 from wam_policy.nodes.run_node import run_node
+from wam_policy.robot_names import add_namespace
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 DEMAND_PERIOD_S = 0.5  # how long a new viewer may wait for its first message
@@ -64,7 +65,7 @@ class DescriptionNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         try:
             self._params = given = parameters.read(self, DescriptionParams)
-            self._robot = embodiment.load_embodiment(given.embodiment)
+            self._robot = robot_parameters.load_robot(self, given)
             self._urdf = embodiment.load_urdf(given.embodiment)
             tree = KinematicTree.from_urdf(self._urdf)
         except ValueError as error:
@@ -76,10 +77,11 @@ class DescriptionNode(LifecycleNode):
             [joint for joint in tree.joints if joint.type == 'fixed']
         )
         self._moving_frames = FrameMessages(moving)
-        self._outputs.add('frames', TFMessage, '/tf', qos.FRAMES)
+        name = partial(add_namespace, given.robot_namespace)
+        self._outputs.add('frames', TFMessage, name('/tf'), qos.FRAMES)
         if given.publish_frames:
-            self._outputs.add('fixed_frames', TFMessage, '/tf_static', qos.LATCHED)
-            self._outputs.add('description', String, '/robot_description', qos.LATCHED)
+            self._outputs.add('fixed_frames', TFMessage, name('/tf_static'), qos.LATCHED)
+            self._outputs.add('description', String, name('/robot_description'), qos.LATCHED)
         self._plan = PlanPublisher(self, self._robot, tree, given, self._outputs)
         return super().on_configure(state)
 
@@ -119,7 +121,8 @@ class DescriptionNode(LifecycleNode):
         plan = self._plan
         if self._inputs or plan is None:
             return
-        new, topic = partial(self.create_subscription, raw=True), self._params.joint_states_topic
+        new = partial(self.create_subscription, raw=True)
+        topic = robot_parameters.find_joint_states_topic(self._params)
         self._inputs = [
             new(JointState, topic, self._on_joint_state, qos.JOINTS),
             new(ActionChunk, 'action_chunk', plan.on_chunk, qos.CHUNK),

@@ -32,6 +32,7 @@ from wam_policy.core.motion.controller_checks import (
 )
 from wam_policy.core.robot.embodiment import Controller
 from wam_policy.nodes import qos
+from wam_policy.robot_names import add_namespace
 
 CHECK_PERIOD_S = 0.1  # of the graph: how late a second publisher may be noticed
 READ_PERIOD_S = 1.0  # of parameters and controller manager
@@ -59,12 +60,17 @@ class ControllerMonitor:
         node: Node,
         outputs: Sequence[tuple[Publisher, Controller]],
         min_speed_scaling: float,
+        robot_namespace: str,
     ) -> None:
-        """Watch the controllers that `outputs` publish to, until closed."""
+        """Watch the controllers that `outputs` publish to, until closed.
+
+        The robot's controller manager is the one in `robot_namespace`.
+        """
         self._node, self._min_speed_scaling = node, min_speed_scaling
         self._speeds_differ_since_s: float | None = None
         self._watches = [_ControllerWatch(node, publisher, each) for publisher, each in outputs]
-        self._manager = node.create_client(ListControllers, MANAGER_SERVICE) if outputs else None
+        service = add_namespace(robot_namespace, MANAGER_SERVICE)
+        self._manager = node.create_client(ListControllers, service) if outputs else None
         self._manager_answer: Future | None = None
         self._next_read_s = 0.0
         self.faults: tuple[ControllerFault, ...] = ()

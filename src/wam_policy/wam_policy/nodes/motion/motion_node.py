@@ -24,10 +24,9 @@ from wam_msgs.msg import ActionChunk, DriverStatus, MotionStatus, PolicyStatus
 from wam_policy.core.motion.motion_control import MotionControl, MotionSnapshot
 from wam_policy.core.motion.motion_state import MotionState
 from wam_policy.core.observation.joint_state_merger import JointStateMerger
-from wam_policy.core.robot import embodiment
 from wam_policy.core.robot.embodiment import Controller, Embodiment
 from wam_policy.core.robot.safety_checks import SafetyChecks
-from wam_policy.nodes import message_conversion, parameters, qos
+from wam_policy.nodes import message_conversion, parameters, qos, robot_parameters
 from wam_policy.nodes.callback_guard import CallbackGuard, NotConfiguredError
 from wam_policy.nodes.motion import collision_model, motion_status
 from wam_policy.nodes.motion.control_loop import ControlLoop, set_realtime_priority
@@ -113,7 +112,7 @@ class MotionNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         try:
             self._params = given = parameters.read(self, MotionParams)
-            robot = embodiment.load_embodiment(given.embodiment)
+            robot = robot_parameters.load_robot(self, given)
             surroundings = collision_model.make_collision_checker(robot, given)
             joystick = JoystickInput(self, given, robot.safety.deadman_lease_s, self._estop)
         except ValueError as error:
@@ -134,7 +133,10 @@ class MotionNode(LifecycleNode):
             joystick,
             trajectory_publisher,
             ControllerMonitor(
-                self, trajectory_publisher.controller_outputs, given.min_speed_scaling
+                self,
+                trajectory_publisher.controller_outputs,
+                given.min_speed_scaling,
+                given.robot_namespace,
             ),
         )
         configured.services.extend(
@@ -191,7 +193,12 @@ class MotionNode(LifecycleNode):
         on_joint_state = partial(self._on_joint_state, merger)
         inputs = [
             new(ActionChunk, 'action_chunk', self._on_chunk, qos.CHUNK),
-            new(JointState, self._params.joint_states_topic, on_joint_state, qos.JOINTS),
+            new(
+                JointState,
+                robot_parameters.find_joint_states_topic(self._params),
+                on_joint_state,
+                qos.JOINTS,
+            ),
             new(PolicyStatus, 'status', self._on_policy_status, qos.LATCHED),
             new(String, 'robot_fault', self._on_robot_fault, qos.LATCHED),
             new(DriverStatus, 'driver_status', self._on_driver_status, qos.LATCHED),

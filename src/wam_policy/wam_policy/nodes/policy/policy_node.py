@@ -31,7 +31,7 @@ from std_msgs.msg import String
 from wam_msgs.msg import ActionChunk, MotionStatus, PolicyStatus
 from wam_msgs.srv import Reload
 from wam_policy.core.observation.joint_state_merger import JointStateMerger
-from wam_policy.core.robot import checkpoints, embodiment
+from wam_policy.core.robot import checkpoints
 from wam_policy.core.robot.embodiment import Camera, Embodiment
 from wam_policy.core.session.policy_session import (
     PolicySession,
@@ -39,7 +39,7 @@ from wam_policy.core.session.policy_session import (
     WorkerAvailability,
 )
 from wam_policy.core.types import Chunk
-from wam_policy.nodes import message_conversion, parameters, qos
+from wam_policy.nodes import message_conversion, parameters, qos, robot_parameters
 from wam_policy.nodes.callback_guard import CallbackGuard, NotConfiguredError
 from wam_policy.nodes.images import bridge_selection, image_conversion, image_transport
 from wam_policy.nodes.node_clock import NodeClock
@@ -130,7 +130,7 @@ class PolicyNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         try:
             self._params = given = parameters.read(self, PolicyParams)
-            robot = embodiment.load_embodiment(given.embodiment)
+            robot = robot_parameters.load_robot(self, given)
             plan = worker_backend.build_worker_spec(given, given.checkpoint, given.base)
             for camera in robot.cameras:
                 image_transport.resolve_camera_topic(camera.topic, given.image_transport)
@@ -178,7 +178,7 @@ class PolicyNode(LifecycleNode):
             video_publisher=self._create_output(Image, 'predicted_video', qos.IMAGE),
         )
         configured.services.append(self.guard.create_service(Reload, 'reload', self._on_reload))
-        self._run_action.attach(locked_policy)
+        self._run_action.attach(locked_policy, given.robot_namespace)
         configured.inference_loop.start(self._make_backend(plan))
         self._diagnostics.add_tasks(robot)
         configured.timers.append(self.create_timer(STATUS_PERIOD_S, self._on_status_timer))
@@ -203,7 +203,7 @@ class PolicyNode(LifecycleNode):
             ),
             self.create_subscription(
                 JointState,
-                self._params.joint_states_topic,
+                robot_parameters.find_joint_states_topic(self._params),
                 partial(self._on_joint_state, merger),
                 qos.JOINTS,
             ),

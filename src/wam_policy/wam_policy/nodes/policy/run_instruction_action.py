@@ -24,6 +24,7 @@ from wam_policy.core.session.instruction_goal import (
 from wam_policy.core.session.policy_session import PolicyState
 from wam_policy.nodes import qos
 from wam_policy.nodes.policy.inference_loop import LockedPolicy
+from wam_policy.robot_names import add_namespace
 
 SIM_STATUS_TOPIC = '/sim/status'  # only a simulated robot has one
 MAX_TIME_LIMIT_S = 86_400.0  # a day; infinity is no number of nanoseconds
@@ -62,13 +63,16 @@ class RunInstructionAction:
             cancel_callback=lambda goal: CancelResponse.ACCEPT,
         )
 
-    def attach(self, locked_policy: LockedPolicy) -> None:
+    def attach(self, locked_policy: LockedPolicy, robot_namespace: str) -> None:
         """Take goals for `locked_policy` while the node is active."""
         self._locked_policy = locked_policy
         self._achieved_instruction = ''
         self._inputs.append(
             self._node.create_subscription(
-                SimStatus, SIM_STATUS_TOPIC, self._on_sim_status, qos.REQUEST
+                SimStatus,
+                add_namespace(robot_namespace, SIM_STATUS_TOPIC),
+                self._on_sim_status,
+                qos.REQUEST,
             )
         )
 

@@ -1,6 +1,7 @@
 """What an episode holds: every topic a robot is seen and driven by, in one table."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import yaml
 from control_msgs.msg import JointTrajectoryControllerState
@@ -16,7 +17,9 @@ from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.nodes.images import image_transport
 from wam_policy.nodes.parameters import RecorderParams
 from wam_policy.nodes.recorder import message_definitions
+from wam_policy.nodes.robot_parameters import find_joint_states_topic
 from wam_policy.recording.bag_writer import BagTopic
+from wam_policy.robot_names import add_namespace
 
 INSTRUCTION_TOPIC, SIM_STATUS_TOPIC = 'instruction', '/sim/status'
 MOTION_STATUS_TOPIC = 'motion_status'
@@ -62,6 +65,7 @@ def list_recorded_topics(robot: Embodiment, params: RecorderParams) -> tuple[Rec
     transport = (
         image_transport.COMPRESSED if params.images == 'compressed' else image_transport.RAW
     )
+    name = partial(add_namespace, params.robot_namespace)
     cameras = [
         RecordedTopic(
             topic,
@@ -76,7 +80,7 @@ def list_recorded_topics(robot: Embodiment, params: RecorderParams) -> tuple[Rec
         )
     ]
     return (
-        RecordedTopic(params.joint_states_topic, JointState, _SENSOR_QOS),
+        RecordedTopic(find_joint_states_topic(params), JointState, _SENSOR_QOS),
         *(
             RecordedTopic(controller.topic, JointTrajectory, _EVENT_QOS)
             for controller in robot.controllers
@@ -85,9 +89,11 @@ def list_recorded_topics(robot: Embodiment, params: RecorderParams) -> tuple[Rec
             RecordedTopic(controller.state_topic, JointTrajectoryControllerState, _SENSOR_QOS)
             for controller in robot.controllers
         ),
-        RecordedTopic('/robot_description', String, _LATCHED_QOS, keep_latest=1),
-        RecordedTopic('/tf_static', TFMessage, _LATCHED_QOS, keep_latest=STATIC_FRAME_SOURCES),
-        RecordedTopic('/tf', TFMessage, _EVENT_QOS),
+        RecordedTopic(name('/robot_description'), String, _LATCHED_QOS, keep_latest=1),
+        RecordedTopic(
+            name('/tf_static'), TFMessage, _LATCHED_QOS, keep_latest=STATIC_FRAME_SOURCES
+        ),
+        RecordedTopic(name('/tf'), TFMessage, _EVENT_QOS),
         RecordedTopic('action_chunk', ActionChunk, _EVENT_QOS),
         RecordedTopic(INSTRUCTION_TOPIC, String, _EVENT_QOS),
         RecordedTopic('estop_signal', Empty, _SENSOR_QOS),  # best effort: from any publisher
@@ -95,7 +101,7 @@ def list_recorded_topics(robot: Embodiment, params: RecorderParams) -> tuple[Rec
         RecordedTopic('/rosout', Log, _EVENT_QOS),
         RecordedTopic('status', PolicyStatus, _LATCHED_QOS, keep_latest=1),
         RecordedTopic(MOTION_STATUS_TOPIC, MotionStatus, _LATCHED_QOS, keep_latest=1),
-        RecordedTopic(SIM_STATUS_TOPIC, SimStatus, _EVENT_QOS, keep_latest=1),
+        RecordedTopic(name(SIM_STATUS_TOPIC), SimStatus, _EVENT_QOS, keep_latest=1),
         *(
             RecordedTopic(camera.info_topic, CameraInfo, _SENSOR_QOS, keep_latest=1)
             for camera in robot.cameras

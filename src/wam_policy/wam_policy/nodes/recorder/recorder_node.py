@@ -27,9 +27,8 @@ from std_msgs.msg import String
 
 from wam_msgs.msg import EpisodeStatus, MotionStatus, SimStatus
 from wam_msgs.srv import StartEpisode, StopEpisode
-from wam_policy.core.robot import embodiment
 from wam_policy.core.session.instruction import clean_instruction
-from wam_policy.nodes import message_conversion, parameters, qos
+from wam_policy.nodes import message_conversion, parameters, qos, robot_parameters
 from wam_policy.nodes.callback_guard import CallbackGuard, NotConfiguredError
 from wam_policy.nodes.node_clock import NodeClock
 from wam_policy.nodes.parameters import RecorderParams
@@ -38,7 +37,6 @@ from wam_policy.nodes.recorder.record_episode_action import RecordEpisodeAction
 from wam_policy.nodes.recorder.recorded_topics import (
     INSTRUCTION_TOPIC,
     MOTION_STATUS_TOPIC,
-    SIM_STATUS_TOPIC,
     RecordedTopic,
     list_recorded_topics,
 )
@@ -117,7 +115,7 @@ class RecorderNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         try:
             self._params = given = parameters.read(self, RecorderParams)
-            robot = embodiment.load_embodiment(given.embodiment)
+            robot = robot_parameters.load_robot(self, given)
             root = Path(given.output_dir).expanduser().resolve()
             root.mkdir(parents=True, exist_ok=True)
             self._repair_interrupted(root)
@@ -220,7 +218,7 @@ class RecorderNode(LifecycleNode):
         now_ns = self._now_ns()
         if recorded_topic.topic == INSTRUCTION_TOPIC:
             self._on_instruction(deserialize_message(raw, String).data)
-        elif recorded_topic.topic == SIM_STATUS_TOPIC:
+        elif recorded_topic.message_type is SimStatus:
             sim = deserialize_message(raw, SimStatus)
             if sim.success:
                 self._achieved_instructions.add(sim.instruction)

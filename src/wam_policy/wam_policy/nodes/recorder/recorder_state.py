@@ -116,6 +116,7 @@ class EpisodeRecorder:
                 instruction,
                 now_ns,
                 labels,
+                self._params.robot_namespace,
             )
             bag = BagWriter(self._root / metadata.name, self._topics, metadata.to_dict())
             self._writer = EpisodeWriter(

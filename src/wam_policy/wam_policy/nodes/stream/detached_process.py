@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, TextIO
 
 from wam_policy.nodes.stream import start_record
+from wam_policy.nodes.stream.channel_lock import open_lock_dir
 
 NODE_MODULE = 'wam_policy.nodes.stream.stream_node'
 POLL_S = 0.05
@@ -133,10 +134,10 @@ def open_lock(name: str) -> tuple[TextIO, bool]:
 
     The node inherits it: it stays locked as long as one of the two runs.
     """
-    folder = Path(os.environ.get('ROS_HOME') or '~/.ros').expanduser() / 'wam'
-    folder.mkdir(parents=True, exist_ok=True)
     domain = os.environ.get('ROS_DOMAIN_ID', '0')
-    lock = (folder / f'domain{domain}{name.lstrip("/").replace("/", ".")}.lock').open('a+')
+    lock = (open_lock_dir() / f'domain{domain}{name.lstrip("/").replace("/", ".")}.lock').open(
+        'a+'
+    )
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

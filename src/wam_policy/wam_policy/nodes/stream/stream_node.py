@@ -36,11 +36,10 @@ from trajectory_msgs.msg import JointTrajectory
 
 from wam_policy.core.motion import motion_state
 from wam_policy.core.motion.setpoint_stream import SetpointStream
-from wam_policy.core.robot import embodiment
 from wam_policy.core.robot.embodiment import Controller, Embodiment
 from wam_policy.core.session.policy_health import DiagnosticLevel
 from wam_policy.core.types import JointState, Setpoint
-from wam_policy.nodes import message_conversion, parameters, qos
+from wam_policy.nodes import message_conversion, parameters, qos, robot_parameters
 from wam_policy.nodes.callback_guard import CallbackGuard, NotConfiguredError
 from wam_policy.nodes.controller_parameters import ControllerParameterServer
 from wam_policy.nodes.motion.control_loop import ControlLoop, set_realtime_priority
@@ -127,7 +126,7 @@ class StreamNode(LifecycleNode):
         joint_state_publisher: Publisher | None = None
         try:
             self._params = given = parameters.read(self, StreamParams)
-            robot = embodiment.load_embodiment(given.embodiment)
+            robot = robot_parameters.load_robot(self, given)
             kind = ADAPTERS.get(robot.vendor.get('adapter', ''))
             if kind is None:
                 raise ValueError(f'{robot.name} has no adapter of {", ".join(ADAPTERS)}')
@@ -135,7 +134,7 @@ class StreamNode(LifecycleNode):
                 robot = robot.with_controllers(robot.vendor['served_controllers'])
             stream, self._own_fault = SetpointStream(robot), ''
             joint_state_publisher = self.create_publisher(
-                JointStateMsg, given.joint_states_topic, qos.JOINTS
+                JointStateMsg, robot_parameters.find_joint_states_topic(given), qos.JOINTS
             )
             adapter = kind(
                 self, robot, partial(self._on_joint_state, joint_state_publisher, stream)

@@ -8,7 +8,9 @@ from rclpy.node import Node
 
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.core.types import JointState
-from wam_policy.nodes import message_conversion
+from wam_policy.nodes import message_conversion, parameters
+from wam_policy.nodes.parameters import StreamParams
+from wam_policy.nodes.stream.channel_lock import ChannelLock
 from wam_policy.nodes.stream.i2rt_arm import DriverFault, I2rtArm, import_driver
 
 DRIVER_STARTUP_S = 0.05  # the driver's thread has moved on by then
@@ -24,8 +26,10 @@ class YamI2rt:
         self._node, self._robot, self._on_joint_state = node, robot, on_joint_state
         self._wiring = wiring = robot.vendor
         open_robot = import_driver(wiring['arm_type'], wiring['gripper_type'])
-        node.get_logger().warning('opening the arms: linear grippers now drive from end to end')
+        self._locks: list[ChannelLock] = []
         self._arms: dict[str, I2rtArm] = {}
+        self._lock_channels(parameters.read(node, StreamParams).robot_namespace)
+        node.get_logger().warning('opening the arms: linear grippers now drive from end to end')
         self.fault = ''
         self.exhaustion = ''  # why the arms cannot be held much longer
         self.release_warning_s: float = wiring['release']['warning_s']
@@ -43,6 +47,15 @@ class YamI2rt:
                 self.close()
                 raise
         time.sleep(DRIVER_STARTUP_S)
+
+    def _lock_channels(self, robot_namespace: str) -> None:
+        """Raise ValueError, with nothing locked, where another robot uses one of them."""
+        for arm in self._wiring['arms'].values():
+            try:
+                self._locks.append(ChannelLock(arm['channel'], robot_namespace))
+            except ValueError:
+                self.close()
+                raise
 
     @property
     def held_arms(self) -> tuple[str, ...]:
@@ -120,6 +133,8 @@ class YamI2rt:
             reason = arm.close()
             if reason:
                 self._node.get_logger().error(reason)
+        while self._locks:
+            self._locks.pop().close()
 
     def _publish_state(
         self,
