@@ -82,14 +82,14 @@ def test_an_export_in_the_v30_layout_is_in_order(tmp_path):
     assert info['codebase_version'] == 'v3.0'
 
 
-def rewrite_as_sqlite(folder, target):
+def rewrite_as_sqlite(folder, target, prefix=''):
     """Write the messages of a bag as rosbag2's sqlite3 storage."""
     with (
         AnyReader([folder]) as reader,
         Writer(target, version=9, storage_plugin=StoragePlugin.SQLITE3) as writer,
     ):
         made = {
-            c.id: writer.add_connection(c.topic, c.msgtype, typestore=reader.typestore)
+            c.id: writer.add_connection(prefix + c.topic, c.msgtype, typestore=reader.typestore)
             for c in reader.connections
         }
         for connection, log_ns, raw in reader.messages():
@@ -149,3 +149,13 @@ def test_what_cannot_be_described_or_repaired_is_refused_by_name(tmp_path, capsy
     rewrite_as_sqlite(write_bag(tmp_path / 'one'), tmp_path / 'theirs')
     assert bag_command.main(['repair', str(tmp_path / 'theirs')]) == 1
     assert 'theirs: only MCAP can be repaired, theirs.db3 is sqlite3' in capsys.readouterr().err
+
+
+def test_a_bag_of_a_robot_in_a_namespace_is_read_as_one_without(tmp_path, capsys):
+    rewrite_as_sqlite(write_bag(tmp_path / 'bags' / 'one'), tmp_path / 'theirs', '/robot_1')
+    given = tmp_path / 'theirs', '--robot', 'yam', '--instruction', 'lift'
+    assert run_export(tmp_path, *given) == 1
+    assert 'has no' in capsys.readouterr().err
+    assert run_export(tmp_path, *given, '--robot-namespace', 'robot_1') == 0
+    info = json.loads((tmp_path / 'out/meta/info.json').read_text())
+    assert info['total_episodes'] == 1

@@ -13,6 +13,7 @@ from wam_learning.data.time_sync import (
     Synchronizer,
     use_next_states,
 )
+from wam_policy import robot_names
 from wam_policy.core.observation.joint_state_merger import JointStateMerger
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.core.session.instruction import clean_instruction
@@ -20,6 +21,7 @@ from wam_policy.core.types import Frame, JointState
 from wam_policy.nodes import message_conversion
 from wam_policy.nodes.images import image_conversion
 from wam_policy.recording import bag_access
+from wam_policy.recording.episode_info import NAMESPACE_KEY
 
 COMPRESSED_IMAGE_TYPE = 'sensor_msgs/msg/CompressedImage'
 JOINT_STATE_TYPE = 'sensor_msgs/msg/JointState'
@@ -39,6 +41,7 @@ class ReplayOptions:
     actions: tuple[str, ...] = (TRAJECTORIES,)
     remap: Mapping[str, str] = field(default_factory=dict)  # topic in the bag -> ours
     use_reception_time: bool = False  # instead of the stamps of images and joint states
+    robot_namespace: str = ''  # of the robot's topics in the bag; empty: as the recorder says
 
     @property
     def command_topics(self) -> tuple[str, ...]:
@@ -65,9 +68,14 @@ class BagReplay:
     ) -> None:
         """Find the topics of the robot; raise ValueError with those that are missing."""
         recorded = bag_reader.read_topics(folder)
-        topics = {options.remap.get(name, name): kind for name, kind in recorded.items()}
+        metadata = bag_access.read_metadata(folder)
+        namespace = options.robot_namespace or metadata.get(NAMESPACE_KEY, '')
+        self._names = {**_find_namespaced(robot, namespace), **options.remap}  # theirs -> ours
+        topics = {self._names.get(name, name): kind for name, kind in recorded.items()}
         self._folder, self._robot, self._options = folder, robot, options
-        self._their_names = {ours: theirs for theirs, ours in options.remap.items()}
+        self._their_names = {
+            ours: theirs for theirs, ours in self._names.items() if theirs in recorded
+        }
         self._command_topics = {}
         if options.actions == (TRAJECTORIES,):
             self._command_topics = {
@@ -83,9 +91,7 @@ class BagReplay:
         override = options.instruction
         self.synchronizer = Synchronizer(
             robot,
-            override
-            if override is not None
-            else bag_access.read_metadata(folder).get('instruction', ''),
+            override if override is not None else metadata.get('instruction', ''),
             needs_commands=NEXT_STATE not in options.actions,
         )
         self._joint_state_merger = JointStateMerger(
@@ -111,7 +117,7 @@ class BagReplay:
         }
         theirs = {self._their_names.get(name, name) for name in wanted}
         for message in bag_reader.read_messages(self._folder, theirs):
-            topic = self._options.remap.get(message.topic, message.topic)
+            topic = self._names.get(message.topic, message.topic)
             if isinstance(message, DamagedMessage):
                 self.invalid_messages[f'{topic}: cannot be decoded ({message.error})'] += 1
                 continue
@@ -188,6 +194,14 @@ class BagReplay:
                 f'{MAX_CLOCK_OFFSET_S:g} s: stamps of another clock; {RECEPTION_TIME}'
             )
         return sample
+
+
+def _find_namespaced(robot: Embodiment, namespace: str) -> dict[str, str]:
+    """Return the robot's topics in `namespace` -> without it; nothing without a namespace."""
+    if not namespace:
+        return {}
+    topics = robot_names.list_robot_topics(robot)
+    return {robot_names.add_namespace(namespace, topic): topic for topic in topics}
 
 
 def _find_camera_topics(robot: Embodiment, topics: Mapping[str, str]) -> dict[str, str]:

@@ -197,6 +197,7 @@ def _make_replay_options(options: argparse.Namespace) -> ReplayOptions:
         actions,
         remap,
         options.use_reception_time,
+        options.robot_namespace,
     )
 
 
@@ -247,6 +248,12 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=[],
         metavar='FROM:=TO',
         help='read topic FROM of the bags as topic TO of the robot; may be repeated',
+    )
+    parser.add_argument(
+        '--robot-namespace',
+        default='',
+        metavar='NAME',
+        help='namespace of the robot in bags of other recorders, as robot_1; ours say theirs',
     )
     parser.add_argument(
         '--use-reception-time',

@@ -35,9 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(number, lambda *_: end_requested.set())
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     node = RecorderNode(
-        namespace=options.namespace,
+        namespace='/'.join(filter(None, (options.robot_namespace, options.namespace))),
         parameter_overrides=[
             Parameter('embodiment', value=options.robot),
+            Parameter('robot_namespace', value=options.robot_namespace),
             Parameter('output_dir', value=options.output_dir),
             Parameter('images', value=options.images),
             Parameter('use_sim_time', value=options.sim_time),
@@ -141,6 +142,7 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         help='as the parameter of recorder_node (default: %(default)s)',
     )
     add('--namespace', default='wam', help='of the stack (default: %(default)s)')
+    add('--robot-namespace', default='', metavar='NAME', help='of the robot, as robot_1')
     add('--sim-time', action='store_true', help='follow /clock')
     return parser.parse(arguments)
 
