@@ -1,12 +1,13 @@
 """Measure several robots on one of our servers: whole simulated stacks, and replayed robots.
 
 `./wam bench robots --output FILE` starts one `./wam serve` of the shipped model. Then 1, 2 and 4
-simulated stacks, each in a ROS domain of its own, run with the smallest images that the simulator
-renders; all are measured over the same stretch of time. A machine with too few cores for so many
-simulations cannot tell what the server carries. Therefore that is also measured alone, with 1, 2
-and 4 clients that send recorded observations at a robot's rate: a query every 80 ms, which
-reads the memory, and a block of four frames of every camera every 0.8 s. A latency counts from
-when the query was due, so that waiting for an earlier answer is part of it.
+simulated stacks, each in a namespace of one ROS domain (`--domains`: in a domain of its own), run
+with the smallest images that the simulator renders; all are measured over the same stretch of
+time. A machine with too few cores for so many simulations cannot tell what the server carries.
+Therefore that is also measured alone, with 1, 2 and 4 clients that send recorded observations at a
+robot's rate: a query every 80 ms, which reads the memory, and a block of four frames of every
+camera every 0.8 s. A latency counts from when the query was due, so that waiting for an earlier
+answer is part of it.
 """
 
 import argparse
@@ -57,12 +58,14 @@ def main() -> int:
     parser.add_argument('--replay-seconds', type=float, default=8.0, help='of a round')
     parser.add_argument('--rounds', type=int, default=3, help='of the replay')
     parser.add_argument('--no-stacks', action='store_true', help='replay only')
+    parser.add_argument('--domains', action='store_true', help='a ROS domain for each stack')
     parser.add_argument('--stack', metavar='ADDRESS', help=argparse.SUPPRESS)
+    parser.add_argument('--namespace', default='', help=argparse.SUPPRESS)
     options = parser.parse_args()
     if max(options.robots, default=0) > MAX_ROBOTS:
         parser.error(f'--robots: want at most {MAX_ROBOTS}, got {options.robots}')
     if options.stack:
-        run_stack(options.robot, options.stack, options.seconds)
+        run_stack(options.robot, options.stack, options.seconds, options.namespace)
         return 0
     with run_server(
         *('-m', 'wam_policy.servers.serve', '--checkpoint', options.checkpoint),
@@ -76,7 +79,12 @@ def main() -> int:
             print(json.dumps(stacks[-1]), flush=True)
     names = ('robot', 'checkpoint', 'seconds', 'replay_seconds', 'rounds')
     given = {name: getattr(options, name) for name in names}
-    found = {'cameras': CHEAP_CAMERAS, 'replayed': replayed, 'stacks': stacks}
+    found = {
+        'cameras': CHEAP_CAMERAS,
+        'separated_by': 'domains' if options.domains else 'namespaces',
+        'replayed': replayed,
+        'stacks': stacks,
+    }
     record.write_report(options.output, given | found)
     return 0
 
@@ -103,17 +111,19 @@ def measure_server(address: str) -> list[psutil.Process]:
 
 def measure_stacks(options: argparse.Namespace, address: str, count: int) -> dict[str, Any]:
     """Run stacks side by side over one stretch of time; return what each measured."""
-    seeds = [os.getpid() + 20 * number for number in range(count)]
+    seeds = [os.getpid() + 20 * number * options.domains for number in range(count)]
+    domains = {seed: str(domain.find_free_domain(seed)) for seed in set(seeds)}
+    namespaces = ['' if options.domains else f'robot_{number + 1}' for number in range(count)]
     command = [sys.executable, __file__, '--stack', address, '--robot', options.robot]
     stacks = [
         subprocess.Popen(
-            [*command, '--seconds', str(options.seconds)],
-            env=os.environ | {'ROS_DOMAIN_ID': str(domain.find_free_domain(seed))},
+            [*command, '--seconds', str(options.seconds), '--namespace', namespace],
+            env=os.environ | {'ROS_DOMAIN_ID': domains[seed]},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
-        for seed in seeds
+        for seed, namespace in zip(seeds, namespaces, strict=True)
     ]
     try:
         read_lines(stacks)  # each has a first chunk
@@ -158,7 +168,7 @@ def tell(programs: Sequence[subprocess.Popen], word: str) -> None:
         program.stdin.flush()
 
 
-def run_stack(robot_name: str, address: str, seconds: float) -> None:
+def run_stack(robot_name: str, address: str, seconds: float, namespace: str) -> None:
     """Run a stack in this process's ROS domain: report its first chunk, measure when told."""
     from wam_policy.nodes.run_node import ExecutorThread
     from wam_tools import stack_launch
@@ -167,13 +177,15 @@ def run_stack(robot_name: str, address: str, seconds: float) -> None:
     from wam_tools.stack_monitor import StackMonitor
 
     stop_request = stack_launch.StopRequest()
-    monitor = StackMonitor(embodiment.load_embodiment(robot_name))
+    robot = embodiment.load_embodiment(robot_name)
+    monitor = StackMonitor(robot, robot_namespace=namespace)
     monitor.subscribe()
     executor = ExecutorThread([monitor])
     command = stack_launch.make_launch_command(
         robot_name,
         {
             'seed': os.getpid(),
+            'robot_namespace': namespace,
             'console': 'false',
             'backend': 'remote',
             'server': address,
