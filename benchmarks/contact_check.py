@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'src' / 'wam_policy')]
 
 from benchmarks import record
+from wam_policy.command_line import add_value
 from wam_policy.core.motion import chunk_blending, collision_check, qp_planner
 from wam_policy.core.motion.trajectory import make_hold
 from wam_policy.core.robot import embodiment, limits
@@ -28,7 +29,7 @@ REACH_SCALES_RAD = (0.1, 0.3, 0.8)
 def main() -> int:
     """Measure, print a table, write JSON."""
     parser = record.make_parser(__doc__)
-    parser.add_argument('--plans', type=int, default=1000, help='per robot (default: %(default)s)')
+    add_value(parser, '--plans', 1000, 'per robot')
     options = parser.parse_args()
     rows = [measure_robot(name, options.plans) for name in embodiment.list_robots()]
     record.show(options.json, rows, question='time to predict collisions along a plan')

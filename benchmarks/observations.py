@@ -14,7 +14,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / 'src' / package) for package in ('wam_policy', 'wam_sim')]
 
-from wam_policy.command_line import CommandParser
+from wam_policy.command_line import CommandParser, add_value
 from wam_policy.core.robot import embodiment
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.workers.export_engine import RecordedObservations
@@ -35,13 +35,8 @@ def main() -> int:
     parser.add_argument('--bag', type=Path, help='folder of a bag (default: simulate)')
     parser.add_argument('--instruction', default='', help='instruction of the bag')
     parser.add_argument('--blocks', type=int, default=12)
-    parser.add_argument(
-        '--frames',
-        type=int,
-        default=4,
-        help='per block: 8 for the released models, 4 for the small ones (default: %(default)s)',
-    )
-    parser.add_argument('--hz', type=float, default=5.0, help='frame rate (default: %(default)s)')
+    add_value(parser, '--frames', 4, 'per block: 8 for the released models, 4 for the small ones')
+    add_value(parser, '--hz', 5.0, 'frame rate')
     parser.add_argument('--seed', type=int, default=0)
     options = parser.parse_args()
     robot = embodiment.load_embodiment(options.embodiment)

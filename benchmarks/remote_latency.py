@@ -27,7 +27,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'src' / 'wam_policy')]
 
 from benchmarks import record
 from benchmarks.worker_roundtrip import serve_echo, time_rounds
-from wam_policy.command_line import to_options
+from wam_policy.command_line import add_value, to_options
 from wam_policy.core.robot import checkpoints, embodiment
 from wam_policy.servers import handshake, server_profile
 from wam_policy.servers.request_queue import RequestQueue
@@ -47,12 +47,10 @@ TARGETS_SHAPE = (24, 16)  # rows, commanded joints of the robot
 def main() -> int:
     """Measure, print tables, write JSON."""
     parser = record.make_parser(__doc__)
-    parser.add_argument('--rounds', type=int, default=300, help='measured (default: %(default)s)')
+    add_value(parser, '--rounds', 300, 'measured')
     parser.add_argument('--checkpoint', default='mini', help='(default: %(default)s)')
     parser.add_argument('--steps', type=int, default=1, help='network calls per query and branch')
-    parser.add_argument(
-        '--devices', default='cpu', help='of the workers, two for guidance (default: %(default)s)'
-    )
+    add_value(parser, '--devices', 'cpu', 'of the workers, two for guidance')
     parser.add_argument('--seconds', type=float, default=8.0, help='per number of sessions')
     parser.add_argument('--echo', choices=('wire', 'server'), help=argparse.SUPPRESS)
     parser.add_argument('--fd', type=int, help=argparse.SUPPRESS)

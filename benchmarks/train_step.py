@@ -23,6 +23,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'src' / 'wam_policy')]
 
 from benchmarks import flops, record
 from benchmarks.chunk_latency import make_clock_ms, measure_matmul_rate, read_device_name
+from wam_policy.command_line import add_value
 from wam_policy.model.network.attention import group_teacher_forcing
 from wam_policy.model.network.layers import ContextEmbeddings, TransformerBlock
 from wam_policy.model.network.model_config import PRESETS, ModelConfig, get_preset
@@ -50,13 +51,7 @@ def main() -> int:
     )
     parser.add_argument('--rounds', type=int, default=1)
     parser.add_argument('--threads', type=int, default=1, help='CPU threads')
-    parser.add_argument(
-        '--rate',
-        type=float,
-        default=300.0,
-        metavar='TFLOP/S',
-        help='assumed rate of a GPU for the estimate (default: %(default)s)',
-    )
+    add_value(parser, '--rate', 300.0, 'assumed rate of a GPU for the estimate', 'TFLOP/S')
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'src' / 'wam_policy')]
 
 from benchmarks import record
-from wam_policy.command_line import to_options
+from wam_policy.command_line import add_value, to_options
 from wam_policy.core.robot import embodiment
 from wam_policy.workers import protocol
 from wam_policy.workers.supervisor import WorkerSpec, WorkerState, WorkerSupervisor
@@ -37,7 +37,7 @@ def main() -> int:
         '--devices', nargs='+', default=['cpu', 'cpu'], help='one or two (default: %(default)s)'
     )
     parser.add_argument('--steps', type=int, default=4, help='network calls per query and branch')
-    parser.add_argument('--rounds', type=int, default=200, help='measured (default: %(default)s)')
+    add_value(parser, '--rounds', 200, 'measured')
     parser.add_argument('--pin', action='store_true', help='also with each worker on one core')
     parser.add_argument('--echo', type=int, metavar='FD', help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from wam_policy.command_line import CommandParser, replace_deprecated, to_options
+from wam_policy.command_line import CommandParser, add_value, replace_deprecated, to_options
 
 RENAMED = {'--driver': '--policy', '--rate': '--lr'}
 
@@ -54,3 +54,14 @@ def test_options_for_another_program_keep_zero_and_leave_out_what_is_not_given()
     values = {'seed': 0, 'rate': 0.0, 'base': '', 'steps': None, 'toy': True, 'sparse': False}
     words = to_options(values | {'policy_seconds': (1.0, 2.0)})
     assert words == ['--seed', '0', '--rate', '0.0', '--toy', '--policy-seconds', '1.0', '2.0']
+
+
+def test_a_value_has_the_type_of_its_default_which_the_help_states():
+    parser = CommandParser('wam x')
+    add_value(parser.add_argument_group('limits'), '--max-n', 64, 'open at a time', 'N')
+    add_value(parser, '--kind', 'a', 'of them', choices=('a', 'b'))
+    assert vars(parser.parse(['--max-n', '3'])) == {'max_n': 3, 'kind': 'a'}
+    assert 'open at a time (default: 64)' in parser.format_help()
+    for wrong in (['--max-n', '0.5'], ['--kind', 'c']):
+        with pytest.raises(SystemExit):
+            parser.parse(wrong)

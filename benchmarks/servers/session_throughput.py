@@ -25,6 +25,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'src' / 'wam_policy')]
 
 from benchmarks import record
 from benchmarks.remote_latency import run_server
+from wam_policy.command_line import add_value
 from wam_policy.core.robot import embodiment
 from wam_policy.servers import server_profile, value_mapping
 from wam_policy.servers.codecs import msgpack_codec
@@ -40,7 +41,7 @@ def main() -> int:
     parser.add_argument('--robot', default='yam', help='(default: %(default)s)')
     parser.add_argument('--checkpoint', default='', help='(default: the shipped model)')
     parser.add_argument('--devices', default='cpu', help='(default: %(default)s)')
-    parser.add_argument('--rounds', type=int, default=6, help='of each (default: %(default)s)')
+    add_value(parser, '--rounds', 6, 'of each')
     parser.add_argument('--seconds', type=float, default=3.0, help='per round and server')
     options = parser.parse_args()
     model = ('--checkpoint', options.checkpoint) if options.checkpoint else ()

@@ -45,6 +45,19 @@ class CommandParser(argparse.ArgumentParser):
                 self.error(f'{to_flag(name)}: no folder {path.absolute().parent}')
 
 
+def add_value(
+    parser: argparse._ActionsContainer,
+    flag: str,
+    default: float | str,
+    text: str,
+    metavar: str | None = None,
+    **options: Any,
+) -> None:
+    """Add an option with a value of the type of its default, which the help states."""
+    options |= {'type': type(default), 'default': default, 'metavar': metavar}
+    parser.add_argument(flag, help=f'{text} (default: %(default)s)', **options)
+
+
 def to_flag(name: str) -> str:
     """Return the option that sets the attribute `name`."""
     return f'--{name.replace("_", "-")}'

@@ -21,7 +21,7 @@ import numpy as np
 import psutil
 import rclpy
 
-from wam_policy.command_line import CommandParser
+from wam_policy.command_line import CommandParser, add_value
 from wam_policy.core.robot import embodiment
 from wam_policy.nodes.run_node import ExecutorThread
 from wam_tools import demo, demo_report, soak_plot, stack_launch
@@ -55,13 +55,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         DEPRECATED_OPTIONS,
     )
     stack_launch.add_launch_options(parser)
-    parser.add_argument(
-        '--hours',
-        type=float,
-        default=1.0,
-        metavar='H',
-        help='limit, from the first sample (default: %(default)g)',
-    )
+    add_value(parser, '--hours', 1.0, 'limit, from the first sample', 'H')
     parser.add_argument(
         '--attach-pid',
         type=int,
@@ -69,13 +63,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='start nothing: sample the stack below that process, for example '
         'that of a running ./wam eval, until it ends',
     )
-    parser.add_argument(
-        '--period',
-        type=float,
-        default=10.0,
-        metavar='S',
-        help='time between samples (default: %(default)g)',
-    )
+    add_value(parser, '--period', 10.0, 'time between samples', 'S')
     parser.add_argument(
         '--report',
         type=Path,

@@ -19,7 +19,7 @@ from wam_learning.data.finding import ERROR
 from wam_learning.data.lerobot_writer import VERSIONS, LeRobotWriter
 from wam_learning.data.time_sync import NO_INSTRUCTION, DroppedSample, SynchronizedSample
 from wam_policy import robot_folders
-from wam_policy.command_line import CommandParser
+from wam_policy.command_line import CommandParser, add_value
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.recording import bag_access
 
@@ -211,12 +211,12 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         '--success-only', action='store_true', help='only episodes that are marked as a success'
     )
-    parser.add_argument(
+    add_value(
+        parser,
         '--format',
+        VERSIONS[0],
+        "LeRobot version of the data set; DreamZero's and GR00T's trainers read v2.1",
         choices=VERSIONS,
-        default=VERSIONS[0],
-        help="LeRobot version of the data set; DreamZero's and GR00T's trainers read v2.1 "
-        '(default: %(default)s)',
     )
     parser.add_argument(
         '--instruction', help='instruction for all samples; overrides the recorded one'

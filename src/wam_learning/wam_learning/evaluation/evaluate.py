@@ -30,7 +30,7 @@ from wam_learning.evaluation.eval_conditions import (
 from wam_learning.evaluation.eval_worker import EXPERT, EvalJob
 from wam_learning.evaluation.rollout import EXECUTIONS
 from wam_learning.evaluation.trials import TrialResult
-from wam_policy.command_line import CommandParser
+from wam_policy.command_line import CommandParser, add_value
 from wam_policy.core.robot import checkpoints
 from wam_policy.core.session.model_requests import NEW_NOISE
 from wam_policy.model.checkpoint import adapter_folder
@@ -77,19 +77,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     _add_comparison_argument(parser)
     parser.add_argument('--episodes', type=int, default=200, metavar='N')
-    parser.add_argument(
-        '--seed',
-        type=int,
-        default=SEED,
-        metavar='S',
-        help='of the first scene (default: %(default)s)',
-    )
-    parser.add_argument(
-        '--families',
-        default=','.join(ALL_FAMILIES),
-        metavar='LIST',
-        help='of tasks (default: %(default)s)',
-    )
+    add_value(parser, '--seed', SEED, 'of the first scene', 'S')
+    add_value(parser, '--families', ','.join(ALL_FAMILIES), 'of tasks', 'LIST')
     parser.add_argument(
         '--baselines',
         default='',
@@ -162,28 +151,17 @@ def _add_simulated_time_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--no-planning', action='store_true', help='with --no-ros: skip motion planning'
     )
-    parser.add_argument(
-        '--workers',
-        type=int,
-        default=2,
-        metavar='N',
-        help='parallel processes, only without ROS (default: %(default)s)',
-    )
-    parser.add_argument(
-        '--query-latency',
-        type=float,
-        default=0.1,
-        metavar='S',
-        help='without ROS: from request to reply (default: %(default)s)',
-    )
-    parser.add_argument(
+    add_value(parser, '--workers', 2, 'parallel processes, only without ROS', 'N')
+    add_value(parser, '--query-latency', 0.1, 'without ROS: from request to reply', 'S')
+    add_value(
+        parser,
         '--execution',
+        'blended',
+        'without ROS: how chunks are used under latency: each replaces the one before '
+        '(naive, with --no-planning), is blended into it, is queried from the setpoint at '
+        'the time it is due (rolled_forward), or continues the rows that are executed '
+        'until then (trained_prefix, for checkpoints trained with --committed-rows)',
         choices=EXECUTIONS,
-        default='blended',
-        help='without ROS: how chunks are used under latency: each replaces the one before '
-        '(naive, with --no-planning), is blended into it, is queried from the setpoint at the '
-        'time it is due (rolled_forward), or continues the rows that are executed until then '
-        '(trained_prefix, for checkpoints trained with --committed-rows) (default: %(default)s)',
     )
     parser.add_argument(
         '--held-rows',
@@ -192,20 +170,14 @@ def _add_simulated_time_arguments(parser: argparse.ArgumentParser) -> None:
         help='with trained_prefix: continue at most N rows and roll forward over the rest of the '
         "delay (default: the checkpoint's number)",
     )
-    parser.add_argument(
+    add_value(
+        parser,
         '--new-noise',
+        'session',
+        'without ROS: when the sampler starts from other noise; each trial has its own seed',
         choices=NEW_NOISE,
-        default='session',
-        help='without ROS: when the sampler starts from other noise; each trial has its own seed '
-        '(default: %(default)s)',
     )
-    parser.add_argument(
-        '--query-hz',
-        type=float,
-        default=8.0,
-        metavar='HZ',
-        help='without ROS: maximum query rate (default: %(default)s)',
-    )
+    add_value(parser, '--query-hz', 8.0, 'without ROS: maximum query rate', 'HZ')
 
 
 def _parse_baselines(

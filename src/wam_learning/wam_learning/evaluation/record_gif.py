@@ -26,6 +26,7 @@ from wam_learning.evaluation.eval_conditions import CONDITIONS, make_trials
 from wam_learning.evaluation.eval_worker import EXPERT, EvalJob, make_policy_factory
 from wam_learning.evaluation.rollout import START_NS, RolloutConfig, run_trial
 from wam_learning.evaluation.trials import Trial
+from wam_policy.command_line import add_value
 from wam_policy.core.robot import checkpoints
 from wam_policy.core.types import Observation
 from wam_sim import screenshot
@@ -172,21 +173,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument('out', type=Path, help='file to write, .gif or .webp')
     parser.add_argument('--robot', choices=robots.list_robots(), default='agibot_g1')
-    parser.add_argument(
-        '--checkpoint', default='mini', help='weights, or expert (default: %(default)s)'
-    )
-    parser.add_argument(
-        '--families',
-        default='lift,push,recall,touch',
-        metavar='LIST',
-        help='task of each scene (default: %(default)s)',
-    )
-    parser.add_argument(
-        '--seed', type=int, default=9_000_000, help='of the first scene (default: %(default)s)'
-    )
-    parser.add_argument(
-        '--quality', type=int, default=60, help='of a .webp, 1 to 100 (default: %(default)s)'
-    )
+    add_value(parser, '--checkpoint', 'mini', 'weights, or expert')
+    add_value(parser, '--families', 'lift,push,recall,touch', 'task of each scene', 'LIST')
+    add_value(parser, '--seed', 9_000_000, 'of the first scene')
+    add_value(parser, '--quality', 60, 'of a .webp, 1 to 100')
     options = parser.parse_args(arguments)
     if options.out.suffix not in FORMATS:
         parser.error(f'{options.out}: want a name that ends in {" or ".join(FORMATS)}')

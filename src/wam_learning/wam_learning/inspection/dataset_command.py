@@ -14,7 +14,7 @@ from wam_learning.data.episode_arrays import find_shards
 from wam_learning.inspection.dataset_check import check_dataset
 from wam_learning.inspection.dataset_page import write_page
 from wam_policy import robot_folders
-from wam_policy.command_line import CommandParser
+from wam_policy.command_line import CommandParser, add_value
 
 DEFAULT_VIDEOS, DEFAULT_EPISODES = 10, 12
 
@@ -31,24 +31,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     view.add_argument(
         '--out', type=Path, metavar='FILE', help='(default: NAME.html next to the data set)'
     )
-    view.add_argument(
-        '--episodes',
-        type=int,
-        default=DEFAULT_EPISODES,
-        metavar='N',
-        help='episodes on the page, evenly spread (default: %(default)s)',
-    )
+    add_value(view, '--episodes', DEFAULT_EPISODES, 'episodes on the page, evenly spread', 'N')
     for command in (check, view):
         command.add_argument('folder', type=Path, metavar='DIR', help='the data set')
         command.add_argument(
             '--robot', choices=robot_folders.list_robots(), help='check for this robot alone'
         )
-        command.add_argument(
+        add_value(
+            command,
             '--videos',
-            type=int,
-            default=DEFAULT_VIDEOS,
-            metavar='N',
-            help='episodes whose videos are decoded, evenly spread (default: %(default)s)',
+            DEFAULT_VIDEOS,
+            'episodes whose videos are decoded, evenly spread',
+            'N',
         )
     options = parser.parse_args(arguments)
     if options.command == 'check':

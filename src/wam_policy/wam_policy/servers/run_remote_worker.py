@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from wam_policy import robot_folders
-from wam_policy.command_line import CommandParser
+from wam_policy.command_line import CommandParser, add_value
 from wam_policy.servers import server_profile
 from wam_policy.servers.client.policy_client import PolicyClient, make_server_url
 from wam_policy.servers.handshake import IncompatibleServer
@@ -63,19 +63,19 @@ def make_parser() -> CommandParser:
             f"{', '.join(server_profile.list_names())}, or a .yaml file (default: the robot's own)"
         ),
     )
-    parser.add_argument(
+    add_value(
+        parser,
         '--query-timeout',
-        type=float,
-        default=8.0,
-        metavar='SECONDS',
-        help='limit for one answer; then the connection is closed (default: %(default)s)',
+        8.0,
+        'limit for one answer; then the connection is closed',
+        'SECONDS',
     )
-    parser.add_argument(
+    add_value(
+        parser,
         '--reset-timeout',
-        type=float,
-        default=30.0,
-        metavar='SECONDS',
-        help='the same for a reset, in which a server may write a video (default: %(default)s)',
+        30.0,
+        'the same for a reset, in which a server may write a video',
+        'SECONDS',
     )
     parser.add_argument('--fd', type=int, metavar='N', help='inherited socket to answer on')
     # the supervisor passes these to every worker; a remote worker ignores them

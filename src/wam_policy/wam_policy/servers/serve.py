@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from wam_policy import robot_folders
-from wam_policy.command_line import CommandParser
+from wam_policy.command_line import CommandParser, add_value
 from wam_policy.core.robot import checkpoints
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.servers import profile_service, server_profile
@@ -60,14 +60,10 @@ def make_parser() -> CommandParser:
     return parser
 
 
-def _add_address_options(server_group: argparse._ArgumentGroup) -> None:
-    server_group.add_argument(
-        '--host', default='127.0.0.1', help='address to listen on (default: %(default)s)'
-    )
-    server_group.add_argument(
-        '--port', type=int, default=8000, help='0: any free port (default: %(default)s)'
-    )
-    server_group.add_argument(
+def _add_address_options(place: argparse._ArgumentGroup) -> None:
+    add_value(place, '--host', '127.0.0.1', 'address to listen on')
+    add_value(place, '--port', 8000, '0: any free port')
+    place.add_argument(
         '--listen',
         action='append',
         default=[],
@@ -75,65 +71,48 @@ def _add_address_options(server_group: argparse._ArgumentGroup) -> None:
         help='also serve the messages of another profile, by its transport and encoding, for '
         'example molmoact2_yam:8202 (HTTP) or groot_yam:5555 (ZeroMQ); may be repeated',
     )
-    server_group.add_argument(
+    place.add_argument(
         '--token',
         default=os.environ.get(TOKEN_VARIABLE, ''),
         help=f'token that clients send as Authorization: Api-Key TOKEN (default: '
         f'the environment variable {TOKEN_VARIABLE}, which other users cannot read)',
     )
-    server_group.add_argument(
+    add_value(
+        place,
         '--devices',
-        default='cpu,cpu',
-        metavar='LIST',
-        help='one device per worker, cpu or cuda:N: one runs both branches of '
-        'guidance, two run one each (default: %(default)s)',
+        'cpu,cpu',
+        'one device per worker, cpu or cuda:N: one runs both branches of guidance, two '
+        'run one each',
+        'LIST',
     )
 
 
-def _add_limit_options(limit_group: argparse._ArgumentGroup) -> None:
-    limit_group.add_argument(
-        '--max-connections',
-        type=int,
-        default=64,
-        metavar='N',
-        help='open at a time (default: %(default)s)',
-    )
-    limit_group.add_argument(
+def _add_limit_options(limits: argparse._ArgumentGroup) -> None:
+    add_value(limits, '--max-connections', 64, 'open at a time', 'N')
+    add_value(
+        limits,
         '--max-batch',
-        type=int,
-        default=8,
-        metavar='N',
-        help='queries that are computed together if they wait for each other; 1: none '
-        '(default: %(default)s)',
+        8,
+        'queries that are computed together if they wait for each other; 1: none',
+        'N',
     )
-    limit_group.add_argument(
-        '--max-message-mib',
-        type=int,
-        default=64,
-        metavar='N',
-        help='largest request (default: %(default)s)',
+    add_value(limits, '--max-message-mib', 64, 'largest request', 'N')
+    add_value(
+        limits, '--shutdown-timeout', 5.0, 'limit for a request in progress at shutdown', 'SECONDS'
     )
-    limit_group.add_argument(
-        '--shutdown-timeout',
-        type=float,
-        default=5.0,
-        metavar='SECONDS',
-        help='limit for a request in progress at shutdown (default: %(default)s)',
-    )
-    limit_group.add_argument(
+    add_value(
+        limits,
         '--start-timeout',
-        type=float,
-        default=300.0,
-        metavar='SECONDS',
-        help='limit for loading the model; 1500 s more for an engine that compiles '
-        '(default: %(default)s)',
+        300.0,
+        'limit for loading the model; 1500 s more for an engine that compiles',
+        'SECONDS',
     )
-    limit_group.add_argument(
+    add_value(
+        limits,
         '--query-timeout',
-        type=float,
-        default=30.0,
-        metavar='SECONDS',
-        help='limit for an answer of the workers; then they restart (default: %(default)s)',
+        30.0,
+        'limit for an answer of the workers; then they restart',
+        'SECONDS',
     )
 
 

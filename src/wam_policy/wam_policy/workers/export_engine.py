@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from wam_policy import robot_folders
-from wam_policy.command_line import CommandParser
+from wam_policy.command_line import CommandParser, add_value
 from wam_policy.core.robot import checkpoints
 from wam_policy.model.checkpoint import checkpoint_folder
 from wam_policy.model.execution import onnx_export, quantization, tensorrt_engine
@@ -59,12 +59,13 @@ def make_parser() -> argparse.ArgumentParser:
         calibrate,
         'record input ranges of the large linear layers on real observations',
     )
-    one.add_argument(
+    add_value(
+        one,
         '--scheme',
+        'fp8',
+        'fp8 and int8 are executed in 8 bits; nvfp4 is only simulated, on CUDA, in '
+        'bfloat16: workers refuse it',
         choices=quantization.SCHEMES,
-        default='fp8',
-        help='fp8 and int8 are executed in 8 bits; nvfp4 is only simulated, on CUDA, in bfloat16: '
-        'workers refuse it (default: %(default)s)',
     )
     one.add_argument('--observations', type=Path, required=True, metavar='FILE')
     one.add_argument('--embodiment', required=True, metavar='NAME')

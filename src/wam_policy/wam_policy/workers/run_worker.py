@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wam_policy import robot_folders
-from wam_policy.command_line import CommandParser
+from wam_policy.command_line import CommandParser, add_value
 from wam_policy.core.robot import checkpoints
 from wam_policy.workers import model_options, protocol
 
@@ -88,32 +88,24 @@ def make_parser() -> CommandParser:
         'the released server, one query per commit (default: %(default)s)',
     )
     place = parser.add_argument_group('process')
-    place.add_argument('--device', default='cpu', help='cpu or cuda:N (default: %(default)s)')
+    add_value(place, '--device', 'cpu', 'cpu or cuda:N')
     place.add_argument('--cpu-affinity', type=int, metavar='N', help='run on this CPU core only')
     place.add_argument(
         '--fd', type=int, metavar='N', help='inherited socket to answer on; without it, benchmark'
     )
-    place.add_argument(
-        '--benchmark-queries',
-        type=int,
-        default=5,
-        metavar='N',
-        help='queries of a benchmark (default: %(default)s)',
-    )
+    add_value(place, '--benchmark-queries', 5, 'queries of a benchmark', 'N')
     pair = parser.add_argument_group('pair')
-    pair.add_argument(
+    add_value(
+        pair,
         '--role',
+        'both',
+        'branches of guidance to run here',
         choices=('both', 'cond', 'uncond'),
-        default='both',
-        help='branches of guidance to run here (default: %(default)s)',
     )
     pair.add_argument('--rank', type=int, default=0, metavar='R')
     pair.add_argument('--world-size', type=int, default=1, metavar='W', help='number of workers')
-    pair.add_argument(
-        '--dist-backend',
-        choices=('gloo', 'nccl'),
-        default='gloo',
-        help='torch.distributed backend (default: %(default)s)',
+    add_value(
+        pair, '--dist-backend', 'gloo', 'torch.distributed backend', choices=('gloo', 'nccl')
     )
     pair.add_argument(
         '--rendezvous',
@@ -121,20 +113,8 @@ def make_parser() -> CommandParser:
         metavar='URL',
         help='file:///folder/name of the rendezvous, which must not exist yet',
     )
-    pair.add_argument(
-        '--start-timeout',
-        type=float,
-        default=300.0,
-        metavar='SECONDS',
-        help='limit for the other worker to load (default: %(default)s)',
-    )
-    pair.add_argument(
-        '--peer-timeout',
-        type=float,
-        default=30.0,
-        metavar='SECONDS',
-        help='limit for one exchange of velocities (default: %(default)s)',
-    )
+    add_value(pair, '--start-timeout', 300.0, 'limit for the other worker to load', 'SECONDS')
+    add_value(pair, '--peer-timeout', 30.0, 'limit for one exchange of velocities', 'SECONDS')
     return parser
 
 

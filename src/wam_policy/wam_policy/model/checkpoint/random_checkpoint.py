@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 
 from wam_policy import robot_folders
-from wam_policy.command_line import CommandParser
+from wam_policy.command_line import CommandParser, add_value
 from wam_policy.core.robot.embodiment import Embodiment, ModelKey
 from wam_policy.model.checkpoint import (
     normalization_stats,
@@ -313,13 +313,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help='full-size files that take no disk space: headers, and weights read as zero',
     )
     parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument(
-        '--max-shard-size',
-        type=int,
-        default=DEFAULT_MAX_SHARD_SIZE,
-        metavar='BYTES',
-        help='of one file (default: %(default)s)',
-    )
+    add_value(parser, '--max-shard-size', DEFAULT_MAX_SHARD_SIZE, 'of one file', 'BYTES')
     chosen = parser.parse(arguments)
     spec = make_preset_spec(chosen.preset)
     robots = [robot_folders.load_robot(name) for name in robot_folders.list_robots()]
