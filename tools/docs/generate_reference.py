@@ -179,7 +179,9 @@ def make_topics_page() -> str:
         '# Topics, services and actions',
         '',
         GENERATED,
-        'With the default namespace `wam`. `<controller>` is `left_arm_controller`, '
+        'With the default namespace `wam`, and without `robot_namespace` ([several robots]'
+        '(../how-to/several-robots.md)), which goes before each name. '
+        '`<controller>` is `left_arm_controller`, '
         '`left_gripper_controller`, `right_arm_controller` or `right_gripper_controller`, on '
         'DROID `panda_arm_controller`, `gripper_controller` or `robotiq_position_controller`; '
         '`<camera>` is a camera of the robot. In simulation, `sim` publishes and subscribes in '
