@@ -90,20 +90,14 @@ def create(layout: CheckoutLayout, uv: list[str | Path]) -> None:
 
 def install_requirements(layout: CheckoutLayout, uv: list[str | Path]) -> None:
     """Install every pinned package and write the stamp."""
+    pins = layout.root / 'tools/requirements'
     run(
         'installing the Python packages',
         [
-            *uv,
-            'pip',
-            'install',
-            '--python',
-            layout.python,
-            '--requirement',
-            layout.root / 'tools/requirements/requirements.txt',
-            '--constraint',
-            layout.root / 'tools/requirements/constraints.txt',
-            '--override',
-            layout.root / 'tools/requirements/overrides.txt',
+            *(*uv, 'pip', 'install', '--python', layout.python),
+            *('--requirement', pins / 'requirements.txt'),
+            *('--constraint', pins / 'constraints.txt'),
+            *('--override', pins / 'overrides.txt'),
         ],
         layout.logs / 'venv-packages.log',
         env=_make_uv_environment(layout),

@@ -90,18 +90,9 @@ def make_launch_command(options: argparse.Namespace) -> list[str]:
     display = has_display()
     if not options.headless and not display:
         print_flushed('no display: the simulator runs without a window')
-    names = (
-        'seed',
-        'steps',
-        'checkpoint',
-        'base',
-        'devices',
-        'backend',
-        'server',
-        'server_profile',
-        'camera_size',
-        'camera_hz',
-    )
+    # the instruction is published, once there is a policy
+    names = [name for name in stack_launch.LAUNCH_OPTIONS if name != 'instruction']
+    names += ['backend', 'server', 'server_profile']
     return stack_launch.make_launch_command(
         options.robot,
         {

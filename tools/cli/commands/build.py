@@ -73,27 +73,11 @@ def ensure_built(layout: CheckoutLayout) -> None:
 def build(layout: CheckoutLayout, colcon_arguments: list[str]) -> None:
     """Run colcon, with the same command for an installed ROS 2 and the assembled prefix."""
     argv: list[str | Path] = [
-        layout.python,
-        '-m',
-        'colcon',
-        '--log-base',
-        layout.root / 'log',
-        'build',
-        '--base-paths',
-        layout.root / 'src',
-        '--build-base',
-        layout.root / 'build',
-        '--install-base',
-        layout.install_dir,
-        '--metas',
-        layout.root / 'colcon.meta',
-        '--symlink-install',
-        '--event-handlers',
-        'console_cohesion+',
-        *colcon_arguments,
-        '--cmake-args',
-        f'-DPython3_EXECUTABLE={layout.python}',
-        '-DBUILD_TESTING=OFF',
+        *(layout.python, '-m', 'colcon', '--log-base', layout.root / 'log', 'build'),
+        *('--base-paths', layout.root / 'src', '--build-base', layout.root / 'build'),
+        *('--install-base', layout.install_dir, '--metas', layout.root / 'colcon.meta'),
+        *('--symlink-install', '--event-handlers', 'console_cohesion+', *colcon_arguments),
+        *('--cmake-args', f'-DPython3_EXECUTABLE={layout.python}', '-DBUILD_TESTING=OFF'),
     ]
     _clean_if_ros_changed(layout)
     title = 'colcon build'

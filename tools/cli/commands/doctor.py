@@ -93,15 +93,7 @@ def check_python_packages(layout: CheckoutLayout) -> CheckResult:
             'packages', CheckStatus.MISSING, 'not installed, or older than the pins', './wam setup'
         )
     pins = [layout.root / 'tools/requirements' / name for name in venv.PIN_FILES]
-    probe = Path(__file__).with_name('probe.py')
-    result = subprocess.run(
-        [layout.python, probe, 'pins', *pins],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    result = _run_probe_program(layout, 'pins', *pins)
     changed = result.stdout.strip()
     if result.returncode != 0 or changed:
         what = f'not as pinned: {changed}' if changed else 'their versions cannot be read'
@@ -136,23 +128,28 @@ def run_probe(
     layout: CheckoutLayout, env: dict[str, str], subject: str, probe: str, fix: str
 ) -> CheckResult:
     """Run a probe in the environment of the checkout; see `tools/cli/commands/probe.py`."""
-    argv = [layout.python, Path(__file__).with_name('probe.py'), probe]
     try:
-        result = subprocess.run(
-            argv,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        result = _run_probe_program(layout, probe, env=env)
     except subprocess.TimeoutExpired:
         return CheckResult(subject, CheckStatus.MISSING, 'no answer in 60 s', fix)
     if result.returncode != 0:
         reason = (result.stderr.strip().splitlines() or ['no output'])[-1][:120]
         return CheckResult(subject, CheckStatus.MISSING, reason, fix)
     return CheckResult(subject, CheckStatus.OK, result.stdout.strip().splitlines()[-1])
+
+
+def _run_probe_program(
+    layout: CheckoutLayout, *arguments: str | Path, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [layout.python, Path(__file__).with_name('probe.py'), *arguments],
+        env=env,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
 
 def check_cv_bridge(layout: CheckoutLayout, env: dict[str, str]) -> CheckResult:

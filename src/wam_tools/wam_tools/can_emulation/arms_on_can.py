@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +185,3 @@ class ArmsOnCan:
                     process.kill()
             except (psutil.NoSuchProcess, psutil.AccessDenied):
                 continue
-
-
-ArmsAction = Callable[[ArmsOnCan], object]

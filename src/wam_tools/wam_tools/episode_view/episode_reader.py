@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 
+from wam_policy.nodes.images import image_conversion
 from wam_policy.recording import bag_access
 
 IMAGE_TYPES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
@@ -15,14 +15,8 @@ PREDICTION = 'predicted_video'  # end of the topic's name
 SERIES_PERIOD_NS = 45_000_000  # joint values closer together than this are left out
 IMAGE_PERIOD_NS = 90_000_000
 MAX_EVENTS, MAX_TEXT = 400, 300
+SHOWN_ENCODINGS = {*image_conversion.COLOR_ENCODINGS, *image_conversion.MONO_ENCODINGS}
 WARNING_LEVEL = 30  # of rcl_interfaces/msg/Log
-RAW_ENCODINGS: Mapping[str, int | None] = {  # to BGR; None: it is that already
-    'bgr8': None,
-    'rgb8': cv2.COLOR_RGB2BGR,
-    'rgba8': cv2.COLOR_RGBA2BGR,
-    'bgra8': cv2.COLOR_BGRA2BGR,
-    'mono8': cv2.COLOR_GRAY2BGR,
-}
 
 
 @dataclass(slots=True)
@@ -125,7 +119,6 @@ class _Collector:
     def __init__(self, episode: Episode) -> None:
         self._episode = episode
         self._used_ns: dict[str, int] = {}
-        self._last_stops: int | None = None
         self._handlers: Mapping[str, Callable[[str, int, Any], None]] = {
             'sensor_msgs/msg/Image': self._on_image,
             'sensor_msgs/msg/CompressedImage': self._on_image,
@@ -262,11 +255,8 @@ def _encode_image(message: Any) -> bytes:
         if 'compressedDepth' in message.format:
             raise ValueError('depth images are not shown')
         return bytes(message.data)
-    if message.encoding not in RAW_ENCODINGS:
+    if message.encoding not in SHOWN_ENCODINGS:
         raise ValueError(f'images of encoding {message.encoding} are not shown')
-    code = RAW_ENCODINGS[message.encoding]
-    rows = np.frombuffer(message.data, np.uint8).reshape(message.height, message.step)
-    channels = 1 if message.encoding == 'mono8' else len(message.encoding.removesuffix('8'))
-    pixels = rows[:, : message.width * channels].reshape(message.height, message.width, channels)
-    _, jpeg = cv2.imencode('.jpg', pixels if code is None else cv2.cvtColor(pixels, code))
+    rgb = image_conversion.frame_from_msg(message, 'of the bag', allow_mono=True).rgb
+    _, jpeg = cv2.imencode('.jpg', cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
     return jpeg.tobytes()

@@ -1,13 +1,14 @@
 """Faults of what commands the robot beside the policy: controllers, other programs, a joystick."""
 
 import time
+from typing import Any
 
 from control_msgs.msg import SpeedScalingFactor
 from std_msgs.msg import Empty
 from trajectory_msgs.msg import JointTrajectory
 
 from wam_policy.nodes import qos
-from wam_tools.fault_injection.fault import Fault, FaultTestBench
+from wam_tools.fault_injection.fault import Fault, FaultAction, FaultTestBench
 from wam_tools.fault_injection.faults.relay_faults import make_relay_injection
 from wam_tools.fault_injection.stack_client import StackFeature
 from wam_tools.fault_injection.stack_observer import (
@@ -91,74 +92,50 @@ def unplug_joystick(bench: FaultTestBench) -> None:
     bench.client.joystick_buttons = None
 
 
+def make_stop(name: str, inject: FaultAction, report: str, **more: Any) -> Fault:
+    """Return a fault of the controllers after which motion latches a stop with a report."""
+    name, components = f'command/{name}', ('controllers',)
+    return Fault(name, components, inject, f'motion: {report}', True, latches=True, **more)
+
+
+def make_joystick_fault(name: str, inject: FaultAction, report: str) -> Fault:
+    needs, name = StackFeature.JOYSTICK, f'command/joystick {name}'
+    report = f'motion: .*{report}'
+    return Fault(name, ('joystick',), inject, report, True, required_feature=needs)
+
+
 FAULTS = (
-    Fault(
-        'command/speed scaling changed in motion',
-        ('controllers',),
+    make_stop(
+        'speed scaling changed in motion',
         lambda bench: slow_down(bench, SLOWED),
-        rf'motion: PROTECTIVE_STOP.*speed scaling is {SLOWED:g}, want 1',
-        True,
+        rf'PROTECTIVE_STOP.*speed scaling is {SLOWED:g}, want 1',
         duration_s=2.0,
-        latches=True,
         note='no stop is sent: the trajectory goes to its end at the lower speed',
     ),
-    Fault(
-        'command/speed scaling paused in motion',
-        ('controllers',),
+    make_stop(
+        'speed scaling paused in motion',
         lambda bench: slow_down(bench, 0.0),
-        r'motion: PROTECTIVE_STOP.*speed scaling is 0, want 1',
-        True,
+        r'PROTECTIVE_STOP.*speed scaling is 0, want 1',
         duration_s=2.0,
-        latches=True,
         note='at rest at once; the trajectory goes to its end when the factor returns',
     ),
-    Fault(
-        'command/second publisher on a trajectory topic',
-        ('controllers',),
+    make_stop(
+        'second publisher on a trajectory topic',
         add_publisher,
-        r'motion: PROTECTIVE_STOP.*/wam/watch also publishes',
-        True,
-        latches=True,
+        r'PROTECTIVE_STOP.*/wam/watch also publishes',
     ),
-    Fault(
-        'command/tolerance of a controller set',
-        ('controllers',),
+    make_stop(
+        'tolerance of a controller set',
         set_tolerance,
-        rf'motion: PROTECTIVE_STOP.*constraints.*trajectory is {TOLERANCE_RAD:g}, want 0.0',
-        True,
-        latches=True,
+        rf'PROTECTIVE_STOP.*constraints.*trajectory is {TOLERANCE_RAD:g}, want 0.0',
         note='found with the next reading of the parameters, once a second',
     ),
-    Fault(
-        'command/no controller subscribes',
-        ('controllers',),
+    make_stop(
+        'no controller subscribes',
         deactivate_controller,
-        r'motion: PROTECTIVE_STOP.*no controller subscribes to',
-        True,
-        latches=True,
+        r'PROTECTIVE_STOP.*no controller subscribes to',
     ),
-    Fault(
-        'command/e-stop signal on a topic',
-        ('controllers',),
-        publish_estop,
-        r'motion: ESTOPPED.*estop_signal',
-        True,
-        latches=True,
-    ),
-    Fault(
-        'command/joystick released',
-        ('joystick',),
-        release_joystick,
-        r'motion: .*dead-man button 0 of the joystick',
-        True,
-        required_feature=StackFeature.JOYSTICK,
-    ),
-    Fault(
-        'command/joystick lost',
-        ('joystick',),
-        unplug_joystick,
-        r'motion: .*no message of the joystick for more than',
-        True,
-        required_feature=StackFeature.JOYSTICK,
-    ),
+    make_stop('e-stop signal on a topic', publish_estop, r'ESTOPPED.*estop_signal'),
+    make_joystick_fault('released', release_joystick, r'dead-man button 0 of the joystick'),
+    make_joystick_fault('lost', unplug_joystick, r'no message of the joystick for more than'),
 )

@@ -12,7 +12,7 @@ from std_srvs.srv import Trigger
 
 from wam_msgs.srv import BeginEpisode, StartEpisode, StopEpisode
 from wam_policy.core.robot import embodiment
-from wam_tools.fault_injection.fault import Fault, FaultTestBench
+from wam_tools.fault_injection.fault import Fault, FaultAction, FaultTestBench
 from wam_tools.fault_injection.stack_client import LIFECYCLE_NODES
 
 UNFIT_LABELS = ('configure', 'activate', 'cleanup', 'transition_error', 'nonsense')
@@ -132,43 +132,27 @@ def _expect_rejection(bench: FaultTestBench, node: str, name: str, value: Parame
         raise ValueError(f'{node} {outcome}')
 
 
+def make_refusal(name: str, inject: FaultAction, *components: str) -> Fault:
+    """Return a fault that must be refused, while the robot moves on."""
+    note = 'refused; nothing else changes'
+    return Fault(f'requests/{name}', components, inject, None, False, note=note)
+
+
+def make_parameter_refusal(name: str, inject: FaultAction) -> Fault:
+    return Fault(f'parameters/{name}', ('parameters',), inject, r'parameters: all', False)
+
+
 FAULTS = (
-    Fault(
-        'requests/transitions that do not fit',
-        ('lifecycle',),
-        request_unfit_transitions,
-        None,
-        False,
-        note='refused; nothing else changes',
-    ),
-    Fault(
-        'requests/malformed',
-        ('lifecycle', 'recorder'),
-        request_malformed,
-        None,
-        False,
-        note='refused; nothing else changes',
-    ),
-    Fault(
-        'requests/reset where nothing is latched',
-        ('controllers', 'joints', 'checks', 'motion'),
+    make_refusal('transitions that do not fit', request_unfit_transitions, 'lifecycle'),
+    make_refusal('malformed', request_malformed, 'lifecycle', 'recorder'),
+    make_refusal(
+        'reset where nothing is latched',
         reset_unlatched,
-        None,
-        False,
-        note='refused; nothing else changes',
+        *('controllers', 'joints', 'checks', 'motion'),
     ),
-    Fault(
-        'parameters/out of range at run time',
-        ('parameters',),
+    make_parameter_refusal(
+        'out of range at run time',
         lambda bench: set_rejected_parameters(bench, INVALID_PARAMETERS),
-        r'parameters: all',
-        False,
     ),
-    Fault(
-        'parameters/fixed while a node is active',
-        ('parameters',),
-        set_fixed_parameters,
-        r'parameters: all',
-        False,
-    ),
+    make_parameter_refusal('fixed while a node is active', set_fixed_parameters),
 )
