@@ -85,7 +85,6 @@ def main() -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
     parser = record.make_parser(__doc__)
     parser.add_argument('--preset', choices=tuple(model_config.PRESETS), default='tiny')
     parser.add_argument('--device', default='cpu', help='cpu or cuda:N')

@@ -186,7 +186,6 @@ def summarize(name: str, taken_ms: list[float]) -> dict:
 
 
 def print_table(rows: list[dict]) -> None:
-    """Print a table."""
     print(f'{"":50}{"p50 ms":>9}{"p99 ms":>9}{"ready s":>9}  stages, median ms')
     for row in rows:
         stages = '  '.join(f'{name} {ms:.1f}' for name, ms in row.get('stages_ms', {}).items())

@@ -26,7 +26,6 @@ SEED = 1000  # demonstrations use 0 and the next few
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; return the exit status."""
     options = parse_arguments(argv)
     policy, close = make_policy(options.policy, options.memory)
     rows = []

@@ -13,7 +13,6 @@ MARKS = ('<!-- metaworld -->', '<!-- /metaworld -->')
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('reports', nargs='+', type=Path)
     parser.add_argument('--update', type=Path, metavar='FILE', help='replace the table there')

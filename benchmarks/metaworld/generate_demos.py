@@ -28,7 +28,6 @@ AT_START_PROB, LATEST_START_ROW = 0.4, 80
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--out', type=Path, required=True, help='folder of data sets')
     parser.add_argument('--tasks', default=','.join(INSTRUCTIONS), help='comma-separated')

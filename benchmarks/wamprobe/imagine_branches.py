@@ -252,7 +252,6 @@ def compare_futures(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; return the exit status."""
     parser = CommandParser(description=__doc__)
     parser.add_argument('--out', type=Path, required=True, metavar='FILE')
     parser.add_argument('--checkpoint', default='mini', help='folder or shipped model')

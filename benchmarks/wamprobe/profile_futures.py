@@ -98,7 +98,6 @@ def format_table(profiles: dict[str, dict[str, Any]]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('futures', type=Path, help='file of imagine_branches.py')
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the profiles to FILE')

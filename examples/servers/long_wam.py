@@ -189,7 +189,6 @@ def decode(found: dict[str, Any]) -> Any:
 
 
 def make_handler(service: PolicyService) -> type[BaseHTTPRequestHandler]:
-    """Return the handler of HTTP requests."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = 'HTTP/1.1'

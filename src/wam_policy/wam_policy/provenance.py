@@ -25,7 +25,6 @@ def collect_provenance() -> dict[str, Any]:
 
 
 def read_cpu_name() -> str:
-    """Return the name of the CPU."""
     lines = Path('/proc/cpuinfo').read_text().splitlines()
     names = (line.partition(':')[2].strip() for line in lines if line.startswith('model name'))
     return next(names, platform.machine())

@@ -50,7 +50,6 @@ class Batch:
         return self.state.shape[1]
 
     def to(self, device: torch.device) -> 'Batch':
-        """Return the batch on a device."""
         if device.type == 'cpu':
             return self
         condition, image = (

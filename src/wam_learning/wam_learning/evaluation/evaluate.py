@@ -376,7 +376,6 @@ def resolve_checkpoints(options: argparse.Namespace) -> ModelSpec | None:
 
 
 def make_job(condition: EvalCondition, robot: SimRobot, options: argparse.Namespace) -> EvalJob:
-    """Return the job of one condition."""
     wanted = (
         options.episodes
         if condition is MAIN

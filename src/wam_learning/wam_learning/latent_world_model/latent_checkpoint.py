@@ -55,7 +55,6 @@ def is_latent_checkpoint(folder: str | Path) -> bool:
 
 
 def save(model: LatentWorldModel, folder: Path) -> None:
-    """Write a checkpoint."""
     (folder / METADATA_PATH.parent).mkdir(parents=True, exist_ok=True)
     content = {
         LATENT_WORLD_MODEL: asdict(model.network.config),

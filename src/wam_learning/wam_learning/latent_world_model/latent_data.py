@@ -43,7 +43,6 @@ class LatentBatch:
     place: Tensor  # [batch steps 2], NaN without a label
 
     def to(self, device: torch.device) -> 'LatentBatch':
-        """Return the batch on a device."""
         moved = {
             field.name: getattr(self, field.name).to(device)
             for field in fields(self)

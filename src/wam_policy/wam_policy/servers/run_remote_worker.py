@@ -39,7 +39,6 @@ DISCONNECT_GRACE_S = 0.2  # from the closing of the socket to the exit during a 
 
 
 def make_parser() -> CommandParser:
-    """Return the parser of the command line."""
     parser = CommandParser(
         'python -m wam_policy.servers.run_remote_worker', __doc__, RENAMED_OPTIONS
     )

@@ -43,7 +43,6 @@ LOOPBACK = ('127.0.0.1', '::1', 'localhost')
 
 
 def make_parser() -> CommandParser:
-    """Return the parser of the command line."""
     parser = CommandParser('wam serve', __doc__, RENAMED_OPTIONS)
     parser.add_argument(
         '--server-profile',

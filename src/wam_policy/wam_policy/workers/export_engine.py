@@ -41,7 +41,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
     parser = CommandParser('wam engine', __doc__)
     commands = parser.add_subparsers(required=True, metavar='COMMAND')
 

@@ -108,20 +108,10 @@ class WorkerSpec:
             core = ['--cpu-affinity', str(self.cores[rank])] if self.cores else []
             found.append(
                 [
-                    *self.program,
-                    *self.arguments,
-                    '--rank',
-                    str(rank),
-                    '--world-size',
-                    str(len(self.roles)),
-                    '--role',
-                    role,
-                    '--device',
-                    self.devices[rank],
-                    '--dist-backend',
-                    self.dist_backend,
-                    '--rendezvous',
-                    rendezvous,
+                    *(*self.program, *self.arguments),
+                    *('--rank', str(rank), '--world-size', str(len(self.roles))),
+                    *('--role', role, '--device', self.devices[rank]),
+                    *('--dist-backend', self.dist_backend, '--rendezvous', rendezvous),
                     *core,
                 ]
             )

@@ -59,7 +59,6 @@ class RelayRoute:
 
 
 def make_routes(robot: Embodiment) -> tuple[RelayRoute, ...]:
-    """Return the routes of a robot."""
     return (
         *(RelayRoute(camera.key, Image, camera.topic, qos.IMAGE) for camera in robot.cameras),
         RelayRoute('joints', JointState, '/joint_states', qos.JOINTS),

@@ -98,7 +98,6 @@ class ModelSpec:
         return found
 
     def make_prompt(self, tag: str, instruction: str) -> str:
-        """Return the prompt for an instruction."""
         return prompts.fill_template(self.prompt_template(tag), instruction)
 
     def make_prompt_head(self, tag: str, instruction: str) -> str:
@@ -150,7 +149,6 @@ INFERENCE_DEFAULTS = {
 
 
 def make_preset_spec(name: str) -> ModelSpec:
-    """Return the spec of a preset."""
     boxes = {'dreamzero_14b': _QUADRANTS_14B, 'dreamzero_5b': _QUADRANTS_5B}
     own = name not in boxes
     if name not in encoder_stack.PRESETS:

@@ -33,7 +33,6 @@ class OnDemandPublishers:
         self._publishers[key].publish(message)
 
     def close(self) -> None:
-        """Close all."""
         for publisher in self._publishers.values():
             self._node.destroy_publisher(publisher)
         self._publishers.clear()

@@ -64,7 +64,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _record_one_episode(
     node: RecorderNode, stop_event: threading.Event, options: argparse.Namespace
 ) -> int:
-    """Record one episode."""
     try:
         name = node.start_episode(options.instruction, options.label)
     except (ValueError, OSError) as error:

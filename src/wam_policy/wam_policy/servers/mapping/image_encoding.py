@@ -81,7 +81,6 @@ def decode_images(profile: ServerProfile, message: Mapping[str, Any]) -> dict[st
 
 
 def has_images(profile: ServerProfile, message: Mapping[str, Any]) -> bool:
-    """Return whether a message has images."""
     return any(key[0] in message for key in profile.cameras.values())
 
 

@@ -23,7 +23,6 @@ def make_loss(routes: tuple[str, ...], share: float) -> FaultAction:
 
 
 def make_network_faults(robot: Embodiment) -> tuple[Fault, ...]:
-    """Return the network faults of a robot."""
     senses = tuple(camera.key for camera in robot.cameras) + ('joints',)
     controllers = tuple(controller.name for controller in robot.controllers)
     robot_side = (*senses, *controllers, *(f'{name} state' for name in controllers))
