@@ -33,6 +33,7 @@ from wam_policy.nodes.motion import control_loop
 from wam_policy.nodes.motion.motion_node import MotionNode
 from wam_policy.nodes.run_node import ExecutorThread
 from wam_sim import messages
+from wam_tools.sim_operator import make_chunk
 
 DOMAIN_ID = 70 + os.getpid() % 20
 START_TIMEOUT_S, WARM_UP_S = 60.0, 5.0
@@ -143,17 +144,7 @@ def make_wave_chunk(robot: embodiment.Embodiment, sequence: int, stamp_ns: int) 
     t_s = (stamp_ns / 1e9 + np.arange(robot.horizon)[:, None] * robot.step_dt_s) % 1000
     amplitude = np.where(limits.gripper_mask(robot), 0.0, 0.08)
     rows = rest + amplitude * (1 - np.cos(np.pi * t_s))
-    return Chunk(
-        stamp_ns,
-        'one',
-        sequence,
-        robot.step_dt_s,
-        robot.commanded,
-        rows,
-        rows[0],
-        robot.config_hash,
-        {},
-    )
+    return make_chunk(robot, 'one', sequence, stamp_ns, rows)
 
 
 def run_robot_and_policy(robot_name: str, domain_id: int) -> None:

@@ -45,6 +45,14 @@ class SceneSetupError(Exception):
     """Report that a scene could not be set up."""
 
 
+def make_chunk(
+    robot: Embodiment, session: str, sequence: int, stamp_ns: int, rows: np.ndarray
+) -> Chunk:
+    """Return a chunk of targets [rows commanded] at the robot's rate, the first as reference."""
+    step_s, joints = robot.step_dt_s, robot.commanded
+    return Chunk(stamp_ns, session, sequence, step_s, joints, rows, rows[0], robot.config_hash, {})
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class HomingMotion:
     """Quintic motion from joint positions to home, with zero acceleration at both ends."""
@@ -78,17 +86,7 @@ class HomingMotion:
         x = np.clip(passed_s / self.duration_s, 0.0, 1.0)[:, None]
         share = x**3 * (10.0 - 15.0 * x + 6.0 * x * x)  # no speed or acceleration at the ends
         rows = self.start + share * (self.home - self.start)
-        return Chunk(
-            now_ns,
-            self.session,
-            sequence,
-            robot.step_dt_s,
-            robot.commanded,
-            rows,
-            rows[0],
-            robot.config_hash,
-            {},
-        )
+        return make_chunk(robot, self.session, sequence, now_ns, rows)
 
 
 class SimOperator(StackNode):

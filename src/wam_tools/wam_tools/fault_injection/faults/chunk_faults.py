@@ -2,15 +2,13 @@
 
 import time
 
-import numpy as np
-
 from wam_msgs.msg import ActionChunk
-from wam_policy.core.types import Chunk
 from wam_policy.nodes import message_conversion, qos
 from wam_tools.fault_injection import stub_worker
 from wam_tools.fault_injection.fault import Fault, FaultTestBench
 from wam_tools.fault_injection.faults.relay_faults import make_relay_faults, make_relay_injection
 from wam_tools.fault_injection.stack_observer import poll_until
+from wam_tools.sim_operator import make_chunk
 from wam_tools.stack_launch import StackLaunchError
 
 COMPETING_RATE_HZ, COMPETING_OFFSET_RAD = 10.0, 0.1
@@ -49,17 +47,7 @@ def publish_competing_chunks(bench: FaultTestBench) -> None:
         count[0] += 1
         now_ns = watch.now_ns()
         targets = stub_worker.compute_wave_targets(robot, now_ns) + COMPETING_OFFSET_RAD
-        chunk = Chunk(
-            now_ns,
-            'rival',
-            count[0],
-            robot.step_dt_s,
-            robot.commanded,
-            targets,
-            np.array(targets[0]),
-            robot.config_hash,
-            {},
-        )
+        chunk = make_chunk(robot, 'rival', count[0], now_ns, targets)
         out.publish(message_conversion.chunk_to_msg(chunk, robot.name, now_ns, trained=False))
 
     timer = watch.create_timer(1.0 / COMPETING_RATE_HZ, publish)
