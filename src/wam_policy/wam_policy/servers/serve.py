@@ -11,6 +11,7 @@ import asyncio
 import os
 import re
 import signal
+import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -151,6 +152,13 @@ def load_listeners(arguments: argparse.Namespace, robot: Embodiment) -> list[tup
     return found
 
 
+def check_ports(host: str, ports: Sequence[int]) -> None:
+    """Raise OSError if a port cannot be had, before minutes of loading weights."""
+    for port in ports:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        socket.create_server(address[:2], family=family).close()
+
+
 def run(
     arguments: argparse.Namespace,
     robot: Embodiment,
@@ -158,6 +166,11 @@ def run(
     backend: ServerBackend,
 ) -> int:
     """Start the workers and serve until SIGINT or SIGTERM; return the exit status."""
+    try:
+        check_ports(arguments.host, [port for _, port in listeners])
+    except OSError as error:
+        log(f'error: cannot listen on {arguments.host}: {error}')
+        return protocol.EXIT_FAILED
     status = backend.start()
     if status.state is not WorkerState.READY:
         log(f'error: {status.reason}')
