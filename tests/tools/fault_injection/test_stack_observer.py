@@ -78,6 +78,10 @@ def test_silence_is_a_statement_until_the_node_is_heard_again(watch):
     assert watch.find_log_entry('watch: policy is silent', 0.0)
     watch._record_status_time('policy')
     assert 'policy' not in watch._silent_nodes
+    since_s = time.monotonic()
+    assert watch.find_log_entry('watch: policy is silent', since_s) is None
+    watch._last_status_s['policy'] -= STATUS_TIMEOUT_S['policy'] + 0.1
+    assert watch.find_log_entry('watch: policy is silent', since_s)  # and told again
 
 
 def make_status(stamp_ns, **ratios):

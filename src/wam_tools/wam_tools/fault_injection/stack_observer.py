@@ -162,7 +162,8 @@ class StackClient(StackNode):
         for source, last_s in self._last_status_s.items():
             if now_s - last_s > STATUS_TIMEOUT_S[source] and source not in self._silent_nodes:
                 self._silent_nodes.add(source)
-                self.add_log_entry('watch', f'{source} is silent')
+                with self._lock:  # an event: a node that falls silent again is told again
+                    self.log_entries.append(LogEntry(now_s, 'watch', f'{source} is silent'))
 
     def _record_status_time(self, source: str) -> None:
         self._last_status_s[source] = time.monotonic()
