@@ -79,6 +79,10 @@ COMMANDS = {
         'write one table of what each component of a World Action Model is worth',
         'wam_learning.evaluation.ablation_table',
     ),
+    'eval-delays': Command(
+        'write tables of success and jerk by the delay from request to answer',
+        'wam_learning.evaluation.delay_table',
+    ),
     'eval-imagination': Command(
         'measure whether the actions of a checkpoint follow its imagined video',
         'wam_learning.evaluation.imagination_gate',

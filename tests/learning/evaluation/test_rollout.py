@@ -9,6 +9,7 @@ import pytest
 from wam_learning.evaluation.eval_conditions import CONDITIONS, MAIN, make_trials
 from wam_learning.evaluation.eval_worker import EXPERT, EvalJob, run_job
 from wam_learning.evaluation.rollout import (
+    MeasuredJerk,
     RolloutConfig,
     RolloutObserver,
     make_simulation,
@@ -70,6 +71,24 @@ def test_who_holds_still_reaches_nothing_and_is_asked_on_both_clocks(robot, fast
     assert policy.frame_counts[0] == {1} and policy.frame_counts[1:] == [{4}] * 3
     assert 15 <= result.chunks <= 20  # 8 Hz at most, commits take their turns
     assert all(100 <= ms <= 145 for ms in result.latency_ms)
+
+
+def test_measured_jerk_is_that_of_the_arm_joint_nearest_to_its_limit(robot):
+    embodiment = robot.embodiment
+    limit = embodiment.limits().jerk
+    arm = embodiment.observed.index(embodiment.commanded[0])
+    gripper = next(
+        embodiment.observed.index(name)
+        for name in embodiment.commanded
+        if embodiment.joint(name).kind == 'gripper'
+    )
+    jerk, position = MeasuredJerk(embodiment), np.zeros(len(embodiment.observed))
+    for at_s in np.arange(0, 0.5, 0.01):
+        position[arm] = 0.25 * limit[0] * at_s**3 / 6  # a quarter of the limit all the time
+        position[gripper] = round(at_s * 50) % 2  # a gripper may snap shut
+        jerk.record(position)
+    assert jerk.compute_max_ratio() == pytest.approx(0.25, rel=1e-6)
+    assert MeasuredJerk(embodiment).compute_max_ratio() == 0.0
 
 
 def test_a_change_of_words_begins_a_session_of_its_own(robot):

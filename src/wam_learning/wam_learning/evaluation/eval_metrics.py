@@ -80,6 +80,10 @@ def _compute_execution_metrics(results: Sequence[TrialResult]) -> Mapping[str, f
     if seams:
         found['seam_p50_rad'] = float(np.percentile(np.concatenate(seams), 50))
         found['seam_p95_rad'] = float(np.percentile(np.concatenate(seams), 95))
+    jerk = [result.measured_jerk_ratio for result in results if result.measured_jerk_ratio]
+    if jerk:
+        found['measured_jerk_ratio_p50'] = float(np.median(jerk))
+        found['measured_jerk_ratio_max'] = max(jerk)
     for name in ('psnr_db', 'ssim'):
         rows = [getattr(result, name) for result in results if getattr(result, name)]
         for frame, value in enumerate(np.mean(rows, axis=0) if rows else (), 1):

@@ -44,6 +44,7 @@ from wam_sim.tasks.success_monitor import SuccessMonitor
 
 STEPS_PER_TICK = 5  # physics steps between two joint states
 TICK_S = 0.01
+JERK_TICKS = 3  # between two positions of which differences make the measured jerk
 IMAGE_WIDTH = 320
 START_NS = 1_000_000_000  # a stamp of 0 would mean "now" to controllers
 SETTLE_NS = 800_000_000  # until motion control is enabled and holds the robot
@@ -362,6 +363,33 @@ class DirectExecutor:
             self._simulation.accept(controller.name, points.reorder(controller.joints))
 
 
+class MeasuredJerk:
+    """Measure the jerk of the arm joints: third differences of their positions every 30 ms.
+
+    Unlike the jerk of setpoints it is finite for every execution, also where setpoints jump.
+    """
+
+    def __init__(self, robot: Embodiment) -> None:
+        arms = [
+            name
+            for name, is_gripper in zip(robot.commanded, gripper_mask(robot), strict=True)
+            if not is_gripper
+        ]
+        self._columns = [robot.observed.index(name) for name in arms]
+        self._limit = robot.limits(arms).jerk
+        self._positions: list[np.ndarray] = []
+
+    def record(self, position: np.ndarray) -> None:
+        """Record measured positions [observed], rad, every TICK_S."""
+        self._positions.append(position[self._columns])
+
+    def compute_max_ratio(self) -> float:
+        """Return the maximum over joints and time, as a fraction of the limit."""
+        positions = np.array(self._positions[::JERK_TICKS]).reshape(-1, len(self._columns))
+        jerk = np.diff(positions, n=3, axis=0) / (JERK_TICKS * TICK_S) ** 3
+        return float((np.abs(jerk) / self._limit).max(initial=0.0))
+
+
 def make_simulation(
     robot: SimRobot, trial: Trial, image_size: tuple[int, int] | None = None
 ) -> Simulation:
@@ -402,6 +430,7 @@ def run_trial(
     start_ns = simulation.now_ns
     cameras = DelayedCameras(simulation, config)
     goals = SuccessMonitor(trial.goals, simulation.start)
+    jerk = MeasuredJerk(robot)
     noise = replace(config, seed=config.seed + trial.seed)  # else all trials share one draw
     runner = PolicyRunner(robot, policy, noise, observer or RolloutObserver())
     instructed_ns = start_ns + _to_ns(trial.last_instruction_s)
@@ -414,7 +443,9 @@ def run_trial(
             simulation.start_mark_timer()
         for observation in cameras.poll(now_ns):
             _add_frames(runner.session, observation, now_ns)
-        runner.session.on_joints(simulation.joint_state(), now_ns)
+        joints = simulation.joint_state()
+        jerk.record(joints.position)
+        runner.session.on_joints(joints, now_ns)
         chunk = runner.poll_chunk(now_ns)
         if chunk is not None:
             executor.execute(chunk, now_ns)
@@ -434,6 +465,7 @@ def run_trial(
         (),
         query_ms=tuple(runner.query_ms),
         seam_rad=tuple(executor.seam_rad),
+        measured_jerk_ratio=jerk.compute_max_ratio(),
     )
 
 

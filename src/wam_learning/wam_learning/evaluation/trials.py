@@ -71,6 +71,8 @@ class TrialResult:
     query_ms: tuple[float, ...] = ()  # wall time of the policy's queries, without ROS
     # per chunk without ROS: largest difference of an arm joint to the setpoint where it begins
     seam_rad: tuple[float, ...] = ()
+    # without ROS: maximum jerk of the measured arm joints, as a fraction of the limit
+    measured_jerk_ratio: float = 0.0
 
     @property
     def success(self) -> bool:
