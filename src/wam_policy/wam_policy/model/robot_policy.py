@@ -18,7 +18,7 @@ from wam_policy.model import batched_inference
 from wam_policy.model.checkpoint import checkpoint_folder
 from wam_policy.model.checkpoint.model_spec import ModelInferenceDefaults
 from wam_policy.model.committed_rows import normalize_committed_rows
-from wam_policy.model.encoders import view_layout
+from wam_policy.model.encoders import imagined_frames, view_layout
 from wam_policy.model.encoders.conv_vae import ConvVae
 from wam_policy.model.execution import engines, quantization
 from wam_policy.model.execution.device_clock import make_device_clock
@@ -406,8 +406,8 @@ class Policy:
     def decode_prediction(self) -> np.ndarray:
         """Decode the last predicted block: uint8 [T h w 3]. RuntimeError if there is none.
 
-        With our own autoencoder, which decodes each latent frame alone, the result is the newest
-        real frame plus the predicted change: what does not move keeps its sharpness.
+        With our own autoencoder, which decodes each latent frame alone, what does not move has
+        the pixels of the newest real frame (`encoders.imagined_frames`).
         """
         if self._last_result is None:
             raise RuntimeError('no prediction yet: call query first')
@@ -419,8 +419,7 @@ class Policy:
         last = self._predicted_after
         if last is None or not isinstance(encoders.vae, ConvVae):
             return frames.numpy()
-        changed = last.cpu().short() + frames.short() - self.reconstruct(last).short()
-        return changed.clamp(0, 255).to(torch.uint8).numpy()
+        return imagined_frames.draw_onto(last.cpu(), self.reconstruct(last), frames).numpy()
 
     def reconstruct(self, canvases: torch.Tensor) -> torch.Tensor:
         """Encode and decode canvases uint8 [T h w 3], T = 1 or 4n: the best a prediction can do.
