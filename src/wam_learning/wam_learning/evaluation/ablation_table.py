@@ -8,7 +8,7 @@ checkpoint is not given are listed with the training that they need. All options
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from math import sqrt
@@ -266,17 +266,28 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run and print; return 0, or 1 after printing an error."""
     options = parse_arguments(arguments)
+    return print_table('eval-ablations', options, run_ablations, format_table)
+
+
+def print_table(
+    command: str,
+    options: argparse.Namespace,
+    run: Callable[[argparse.Namespace], dict[str, Any]],
+    format_report: Callable[[Mapping[str, Any]], str],
+) -> int:
+    """Run, write --report as JSON and Markdown, print the Markdown; return the exit status."""
     try:
-        report = run_ablations(options)
+        report = run(options)
     except (ValueError, OSError, RuntimeError) as error:
-        sys.stderr.write(f'eval-ablations: {error}\n')
+        sys.stderr.write(f'{command}: {error}\n')
         return 1
     except KeyboardInterrupt:
         return 130
+    text = format_report(report)
     if options.report:
         options.report.write_text(json.dumps(report, indent=1) + '\n')
-        options.report.with_suffix('.md').write_text(format_table(report) + '\n')
-    evaluate.print_flushed(format_table(report))
+        options.report.with_suffix('.md').write_text(text + '\n')
+    evaluate.print_flushed(text)
     return 0
 
 

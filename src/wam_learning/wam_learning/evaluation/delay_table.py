@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from wam_learning.evaluation import eval_metrics, evaluate, parallel_eval
+from wam_learning.evaluation import ablation_table, eval_metrics, evaluate, parallel_eval
 from wam_learning.evaluation.eval_conditions import CONDITIONS, MAIN
 from wam_learning.evaluation.rollout import EXECUTIONS
 from wam_policy.provenance import collect_provenance
@@ -177,18 +177,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run and print; return 0, or 1 after printing an error."""
     options = parse_arguments(arguments)
-    try:
-        report = run_sweep(options)
-    except (ValueError, OSError, RuntimeError) as error:
-        sys.stderr.write(f'eval-delays: {error}\n')
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    if options.report:
-        options.report.write_text(json.dumps(report, indent=1) + '\n')
-        options.report.with_suffix('.md').write_text(format_tables(report) + '\n')
-    evaluate.print_flushed(format_tables(report))
-    return 0
+    return ablation_table.print_table('eval-delays', options, run_sweep, format_tables)
 
 
 if __name__ == '__main__':
