@@ -31,7 +31,10 @@ TITLES = {
     'in_motion': 'The instruction changes in mid-motion; the new one has to be reached',
 }
 # what must be the same for cells to stand in one table
-SETTINGS = ('robot', 'checkpoint', 'seed', 'episodes', 'families', 'steps', 'held_rows')
+SETTINGS = (
+    *('robot', 'checkpoint', 'base', 'seed', 'episodes', 'families', 'steps', 'held_rows'),
+    *('noise_scale', 'new_noise', 'query_hz', 'no_planning'),
+)
 
 
 def run_cell(options: argparse.Namespace, delay_ms: int, execution: str) -> dict[str, Any]:
