@@ -65,6 +65,29 @@ def test_checkpoints_add_their_rows(jobs, tmp_path):
     assert [job[1].checkpoint for _, job in jobs] == [str(tmp_path)] * 2
 
 
+def test_a_report_is_continued_and_only_repeats_what_it_names(jobs, tmp_path, capsys):
+    report = tmp_path / 'r.json'
+    given = ['--episodes', '4', '--report', str(report)]
+    assert ablation_table.main([*given, '--only', 'memory']) == 0
+    assert ablation_table.main(given) == 0
+    assert [job[1].ablation for _, job in jobs] == ['memory_reset', 'imagined_context', '']
+    assert ablation_table.main([*given, '--only', 'memory']) == 0
+    assert len(jobs) == 4
+    assert set(json.loads(report.read_text())['rows']) == {'memory', 'real_frames', 'one_step'}
+    given[1] = '5'  # other scenes cannot stand in the same table
+    assert ablation_table.main(given) == 1
+    assert 'episodes 4, asked for 5' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('text', ['[]', 'no JSON', '"x"'])
+def test_a_file_that_is_no_report_is_kept(jobs, text, tmp_path, capsys):
+    report = tmp_path / 'r.json'
+    report.write_text(text)
+    assert ablation_table.main(['--episodes', '4', '--report', str(report)]) == 1
+    assert 'not a report of this command' in capsys.readouterr().err
+    assert not jobs and report.read_text() == text
+
+
 @pytest.mark.parametrize(
     ('given', 'words'),
     [

@@ -1,21 +1,22 @@
 """`./wam eval-ablations`: one table of what each component of a World Action Model is worth.
 
 Each row runs two policies that differ in one thing on the same scenes, without ROS. Rows whose
-checkpoint is not given are listed with the training that they need. All options of
-`./wam eval --no-ros` apply, such as --checkpoint, --episodes, --seed and --no-planning.
+checkpoint is not given are listed with the training that they need. With --report, rows that the
+file already has are not run again, unless --only names them. All options of `./wam eval --no-ros`
+apply, such as --checkpoint, --episodes, --seed and --no-planning.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from math import sqrt
 from pathlib import Path
 from typing import Any
 
-from wam_learning.evaluation import eval_metrics, evaluate, parallel_eval
+from wam_learning.evaluation import eval_metrics, evaluate, parallel_eval, resumed_report
 from wam_learning.evaluation.eval_conditions import (
     CONDITIONS,
     NAMED_OBJECT_FAMILIES,
@@ -27,6 +28,11 @@ from wam_policy.provenance import collect_provenance
 from wam_sim.physics import sim_robot as robots
 
 TRANSFER = 'transfer'
+# what must be the same for rows to stand in one table
+SETTINGS = (
+    *('robot', 'checkpoint', 'base', 'seed', 'episodes', 'families', 'steps', 'noise_scale'),
+    *('new_noise', 'query_hz', 'query_latency', 'execution', 'held_rows', 'no_planning'),
+)
 Z_95 = 1.959963985  # two-sided 95 %
 
 
@@ -140,7 +146,13 @@ def run_row(row: Ablation, options: argparse.Namespace) -> dict[str, Any]:
         for one in (row.full, row.ablated)
     ]
     families = [name for name in options.families if name in row.ablated.families]
-    return {'component': row.component, 'families': families, **compare(*parts)}
+    return {
+        'component': row.component,
+        'families': families,
+        **compare(*parts),
+        'command': './wam eval-ablations ' + ' '.join(options.given),
+        **collect_provenance(),
+    }
 
 
 def list_rows(
@@ -171,24 +183,22 @@ def _make_transfer_row(minutes: str) -> Ablation:
 
 def run_ablations(options: argparse.Namespace) -> dict[str, Any]:
     """Run all rows for which there is a checkpoint; return the report."""
+    settings = resumed_report.get_settings(options, SETTINGS)
+    earlier = resumed_report.read_earlier(options.report, settings)
     report: dict[str, Any] = {
-        'robot': options.robot,
-        'checkpoint': Path(options.checkpoint).name,
-        'seed': options.seed,
-        'episodes': options.episodes,
-        'fast': int(options.no_planning),
-        'query_latency_s': options.query_latency,
-        'command': './wam eval-ablations ' + ' '.join(options.given),
-        'rows': {},
+        **settings,
+        'rows': earlier.get('rows', {}),
         'missing': {},
         **collect_provenance(),
     }
     for row, own in list_rows(options):
         name = TRANSFER if row.name.startswith(TRANSFER) else row.name
-        if options.only and name not in options.only:
+        known = row.name in report['rows']
+        if (options.only and name not in options.only) or (known and not options.only):
             continue
         if own is None:
-            report['missing'][row.name] = _describe_missing(row)
+            if not known:
+                report['missing'][row.name] = _describe_missing(row)
             continue
         evaluate.resolve_checkpoints(own)
         report['rows'][row.name] = run_row(row, own)
@@ -266,29 +276,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run and print; return 0, or 1 after printing an error."""
     options = parse_arguments(arguments)
-    return print_table('eval-ablations', options, run_ablations, format_table)
-
-
-def print_table(
-    command: str,
-    options: argparse.Namespace,
-    run: Callable[[argparse.Namespace], dict[str, Any]],
-    format_report: Callable[[Mapping[str, Any]], str],
-) -> int:
-    """Run, write --report as JSON and Markdown, print the Markdown; return the exit status."""
-    try:
-        report = run(options)
-    except (ValueError, OSError, RuntimeError) as error:
-        sys.stderr.write(f'{command}: {error}\n')
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    text = format_report(report)
-    if options.report:
-        options.report.write_text(json.dumps(report, indent=1) + '\n')
-        options.report.with_suffix('.md').write_text(text + '\n')
-    evaluate.print_flushed(text)
-    return 0
+    return resumed_report.print_table('eval-ablations', options, run_ablations, format_table)
 
 
 if __name__ == '__main__':

@@ -14,10 +14,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from wam_learning.evaluation import ablation_table, eval_metrics, evaluate, parallel_eval
+from wam_learning.evaluation import eval_metrics, evaluate, parallel_eval, resumed_report
 from wam_learning.evaluation.eval_conditions import CONDITIONS, MAIN
 from wam_learning.evaluation.rollout import EXECUTIONS
 from wam_policy.provenance import collect_provenance
@@ -67,12 +66,11 @@ def run_cell(options: argparse.Namespace, delay_ms: int, execution: str) -> dict
 def run_sweep(options: argparse.Namespace) -> dict[str, Any]:
     """Run all cells that the report does not have yet; return the report."""
     spec = evaluate.resolve_checkpoints(options)
-    settings = {name: getattr(options, name) for name in SETTINGS}
-    settings |= {'checkpoint': Path(options.checkpoint).name, 'families': list(options.families)}
+    settings = resumed_report.get_settings(options, SETTINGS)
     report = {
         **settings,
         'command': './wam eval-delays ' + ' '.join(options.given),
-        'cells': _read_cells(options.report, settings),
+        'cells': resumed_report.read_earlier(options.report, settings).get('cells', []),
         'missing': {},
         **collect_provenance(),
     }
@@ -91,21 +89,6 @@ def run_sweep(options: argparse.Namespace) -> dict[str, Any]:
             if options.report:  # what is known so far outlives an interruption
                 options.report.write_text(json.dumps(report, indent=1) + '\n')
     return report
-
-
-def _read_cells(path: Path | None, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the cells of an earlier report; raise ValueError if it has other settings."""
-    if path is None or not path.exists():
-        return []
-    found = json.loads(path.read_text())
-    for name, value in settings.items():
-        if found.get(name) != value:
-            raise ValueError(
-                f'{path} has {name} {found.get(name)!r}, asked for {value!r}: name another '
-                '--report, or repeat its settings to continue it'
-            )
-    cells: list[dict[str, Any]] = found['cells']
-    return cells
 
 
 def format_tables(report: Mapping[str, Any]) -> str:
@@ -180,7 +163,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run and print; return 0, or 1 after printing an error."""
     options = parse_arguments(arguments)
-    return ablation_table.print_table('eval-delays', options, run_sweep, format_tables)
+    return resumed_report.print_table('eval-delays', options, run_sweep, format_tables)
 
 
 if __name__ == '__main__':
