@@ -53,7 +53,9 @@ def test_the_launch_leaves_to_the_checkpoint_what_a_job_does_not_choose():
         'camera_hz:=10',
     }
     job['choice'] = {'steps': 1, 'guidance': 2.0}
-    assert {'steps:=1', 'guidance_scale:=2.0'} < set(evaluate_ros.make_launch_command('yam', job))
+    job['pace'] = {'execution': 'rolled_forward'}
+    chosen = {'steps:=1', 'guidance_scale:=2.0', 'execution:=rolled_forward'}
+    assert chosen < set(evaluate_ros.make_launch_command('yam', job))
 
 
 def test_jobs_that_need_the_same_stack_share_it():
@@ -62,8 +64,11 @@ def test_jobs_that_need_the_same_stack_share_it():
         {'checkpoint': 'b', 'choice': {}, 'trials': [2]},
         {'checkpoint': 'a', 'choice': {'steps': 1}, 'trials': [3]},
         {'checkpoint': 'a', 'choice': {}, 'trials': [4]},
+        {'checkpoint': 'a', 'choice': {}, 'pace': {'execution': 'blended'}, 'trials': [5]},
+        {'checkpoint': 'a', 'choice': {}, 'pace': {'execution': 'blended'}, 'trials': [6]},
     ]
-    assert [job['trials'] for job in evaluate_ros.merge_jobs(jobs)] == [[1, 4], [2], [3]]
+    trials = [job['trials'] for job in evaluate_ros.merge_jobs(jobs)]
+    assert trials == [[1, 4], [2], [3], [5, 6]]
 
 
 def test_what_was_reached_before_the_last_words_does_not_count():

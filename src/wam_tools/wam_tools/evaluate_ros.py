@@ -29,8 +29,6 @@ from wam_tools.stack_launch import StackLaunchError, StopRequest
 DEPRECATED_OPTIONS = {'--jobs': '--job-file', '--share': '--shard'}
 START_TIMEOUT_S = 400.0  # more than the start timeout of the policy's workers
 POLL_PERIOD_S = 0.02
-# of a job: those that differ need another stack
-STACK_KEYS = ('checkpoint', 'base', 'choice', 'server', 'server_profile')
 MAX_SETUP_ATTEMPTS = 3  # per scene
 INSTRUCTION_TIMEOUT_S = 3.0  # an instruction not active by then is sent again
 
@@ -59,6 +57,8 @@ def make_launch_command(
     weights = {name: job.get(name) or None for name in ('checkpoint', 'base')}
     server = {name: job.get(name) or None for name in ('server', 'server_profile')}
     backend = {'backend': 'remote'} if server['server'] else {}
+    if execution := job.get('pace', {}).get('execution'):
+        options['execution'] = execution
     return stack_launch.make_launch_command(
         robot,
         {**weights, **backend, **server, 'console': 'false', **options},
@@ -223,10 +223,8 @@ def merge_jobs(jobs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Merge jobs that use the same stack, because starting one takes long."""
     found: list[dict[str, Any]] = []
     for job in jobs:
-        same = next(
-            (one for one in found if all(one.get(key) == job.get(key) for key in STACK_KEYS)),
-            None,
-        )
+        command = make_launch_command('', job)
+        same = next((one for one in found if make_launch_command('', one) == command), None)
         if same is None:
             found.append({**job, 'trials': list(job['trials'])})
         else:

@@ -54,6 +54,7 @@ def started_modules(monkeypatch):
         (['--baselines', 'x'], "no 'x'; known: instruction_swap"),
         (['--baselines', 'behavior_cloning'], 'needs --bc-checkpoint DIR'),
         (['--no-planning'], '--no-planning needs --no-ros'),
+        (['--execution', 'naive'], '--execution naive needs --no-ros'),
         (['--checkpoint', 'expert'], 'needs --no-ros'),
         (['--report', '/no/such/r.json'], 'no folder /no/such'),
     ],

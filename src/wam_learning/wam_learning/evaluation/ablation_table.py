@@ -16,7 +16,7 @@ from math import sqrt
 from pathlib import Path
 from typing import Any
 
-from wam_learning.evaluation import eval_metrics, evaluate, parallel_eval, resumed_report
+from wam_learning.evaluation import eval_metrics, evaluate, parallel_eval, report_table
 from wam_learning.evaluation.eval_conditions import (
     CONDITIONS,
     NAMED_OBJECT_FAMILIES,
@@ -183,8 +183,8 @@ def _make_transfer_row(minutes: str) -> Ablation:
 
 def run_ablations(options: argparse.Namespace) -> dict[str, Any]:
     """Run all rows for which there is a checkpoint; return the report."""
-    settings = resumed_report.get_settings(options, SETTINGS)
-    earlier = resumed_report.read_earlier(options.report, settings)
+    settings = report_table.get_settings(options, SETTINGS)
+    earlier = report_table.read_earlier(options.report, settings)
     report: dict[str, Any] = {
         **settings,
         'rows': earlier.get('rows', {}),
@@ -276,7 +276,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run and print; return 0, or 1 after printing an error."""
     options = parse_arguments(arguments)
-    return resumed_report.print_table('eval-ablations', options, run_ablations, format_table)
+    return report_table.print_table('eval-ablations', options, run_ablations, format_table)
 
 
 if __name__ == '__main__':

@@ -16,7 +16,7 @@ from copy import copy
 from dataclasses import replace
 from typing import Any
 
-from wam_learning.evaluation import eval_metrics, evaluate, parallel_eval, resumed_report
+from wam_learning.evaluation import eval_metrics, evaluate, parallel_eval, report_table
 from wam_learning.evaluation.eval_conditions import CONDITIONS, MAIN
 from wam_learning.evaluation.rollout import EXECUTIONS
 from wam_policy.provenance import collect_provenance
@@ -66,11 +66,11 @@ def run_cell(options: argparse.Namespace, delay_ms: int, execution: str) -> dict
 def run_sweep(options: argparse.Namespace) -> dict[str, Any]:
     """Run all cells that the report does not have yet; return the report."""
     spec = evaluate.resolve_checkpoints(options)
-    settings = resumed_report.get_settings(options, SETTINGS)
+    settings = report_table.get_settings(options, SETTINGS)
     report = {
         **settings,
         'command': './wam eval-delays ' + ' '.join(options.given),
-        'cells': resumed_report.read_earlier(options.report, settings).get('cells', []),
+        'cells': report_table.read_earlier(options.report, settings).get('cells', []),
         'missing': {},
         **collect_provenance(),
     }
@@ -163,7 +163,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run and print; return 0, or 1 after printing an error."""
     options = parse_arguments(arguments)
-    return resumed_report.print_table('eval-delays', options, run_sweep, format_tables)
+    return report_table.print_table('eval-delays', options, run_sweep, format_tables)
 
 
 if __name__ == '__main__':

@@ -157,8 +157,8 @@ def _add_simulated_time_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         '--execution',
         'blended',
-        'without ROS: how chunks are used under latency: each replaces the one before '
-        '(naive, with --no-planning), is blended into it, is queried from the setpoint at '
+        'how chunks are used under latency: each replaces the one before (naive, with '
+        '--no-ros --no-planning), is blended into it, is queried from the setpoint at '
         'the time it is due (rolled_forward), or continues the rows that are executed '
         'until then (trained_prefix, for checkpoints trained with --committed-rows)',
         choices=EXECUTIONS,
@@ -167,8 +167,8 @@ def _add_simulated_time_arguments(parser: argparse.ArgumentParser) -> None:
         '--held-rows',
         type=int,
         metavar='N',
-        help='with trained_prefix: continue at most N rows and roll forward over the rest of the '
-        "delay (default: the checkpoint's number)",
+        help='without ROS, with trained_prefix: continue at most N rows and roll forward over the '
+        "rest of the delay (default: the checkpoint's number)",
     )
     add_value(
         parser,
@@ -215,6 +215,8 @@ def _check_options(parser: CommandParser, options: argparse.Namespace) -> None:
     if options.noise_scale is not None and not options.no_ros:
         parser.error('--noise-scale needs --no-ros: the nodes take that of the checkpoint')
     _check_policies(parser, options)
+    if options.execution == 'naive' and not options.no_ros:
+        parser.error('--execution naive needs --no-ros: the nodes always blend')
     if options.no_planning and not options.no_ros:
         parser.error('--no-planning needs --no-ros: the nodes always plan')
     if options.checkpoint == EXPERT and not options.no_ros:
