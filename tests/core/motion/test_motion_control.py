@@ -370,6 +370,24 @@ def test_a_policy_that_keeps_asking_for_too_much_trips():
     assert rig.motion.limit_rate_monitor.counts[~GRIPS].min() > 0
 
 
+@pytest.mark.parametrize(('speed', 'blamed'), [(0.6, False), (2.5, True)])
+def test_rows_that_a_late_chunk_finds_the_arm_behind_are_not_blamed_on_the_policy(speed, blamed):
+    """Each chunk begins 0.3 s ago, in motion; the arm rests, so the plan lags by over 0.03 rad."""
+    rig = MotionHarness().start_tracking()
+    rig.run(1.5)
+    away = np.where(GRIPS, 0.0, speed) * (np.arange(24)[:, None] / 30 - 0.35)
+    here = rig.robot.setpoint.position
+    chunk = replace(rig.make_chunk(here + away), stamp_ns=rig.now - 300 * MS)
+    rig.motion.on_chunk(chunk, rig.now)
+    request = rig.motion.next_plan_request(rig.now)
+    done = compute_plan(replace(request, chunk_start_ns=chunk.stamp_ns))
+    rows = done.active_chunk
+    reached = np.stack([done.trajectory.at(int(at)).position for at in rows.due_ns])
+    behind = (np.abs(reached - rows.targets) > 0.03)[:, ~GRIPS].any(axis=1)
+    assert behind.sum() > 3
+    assert rows.limited[:, ~GRIPS].any(axis=1).sum() == (behind.sum() if blamed else 0)
+
+
 def test_plans_that_come_too_late_are_made_again_with_more_lead():
     rig = MotionHarness().start_tracking()
     lead_ns = rig.motion.planning_lead_ns

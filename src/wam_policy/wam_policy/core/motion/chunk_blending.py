@@ -113,6 +113,20 @@ def limit_speed(
     return paced_rows
 
 
+def find_excess(targets: np.ndarray, limits: JointLimits, gripper_mask: np.ndarray) -> np.ndarray:
+    """Return the joints, bool [joints], of which `targets` [steps joints] ask for too much.
+
+    What counts is their own position, speed and acceleration, not how far the arm is behind when
+    they begin. Arms are slowed as a whole, so what one joint asks for counts for all of them.
+    """
+    speed = np.diff(targets, axis=0) / STEP_S
+    acceleration = np.diff(speed, axis=0) / STEP_S
+    over = ((targets < limits.lower) | (targets > limits.upper)).any(axis=0)
+    over |= (np.abs(speed) > limits.velocity).any(axis=0)
+    over |= (np.abs(acceleration) > limits.acceleration).any(axis=0)
+    return np.where(gripper_mask, over, over[~gripper_mask].any())
+
+
 def _interpolate(chunk: Chunk, rows: np.ndarray) -> np.ndarray:
     """Return the chunk at fractional `rows`: cubic Hermite with finite-difference slopes."""
     targets = chunk.targets

@@ -62,7 +62,7 @@ class ActiveChunk:
     blend_offset: float  # rad, largest arm joint difference at the seam
     due_ns: np.ndarray  # int64 [rows], rows still due after the switch
     targets: np.ndarray  # [rows joints], what they ask for
-    limited: np.ndarray  # bool [rows joints], the plan misses them
+    limited: np.ndarray  # bool [rows joints], the plan misses them: the chunk asks for too much
 
     def target_at(self, now_ns: int) -> np.ndarray:
         """Return what the next row due at or after `now_ns` asks for, else the last, [joints]."""
@@ -161,9 +161,12 @@ def _plan_chunk(request: PlanRequest, chunk: Chunk) -> PlanResult:
         )
     due_ns, step = _find_due_rows(request, chunk, len(rows))
     reached = plan.position[np.minimum(np.arange(1, len(rows) + 1), len(plan.position) - 1)]
-    missed = np.abs(reached - targets) > safety.chunk.settle_tolerance
+    # a late chunk finds the arm behind: the plan catches up, and the policy is not to blame
+    limited = chunk_blending.find_excess(targets, request.limits, grips) & (
+        np.abs(reached - targets) > safety.chunk.settle_tolerance
+    )
     active_chunk = ActiveChunk(
-        chunk, request.chunk_start_ns, offset, due_ns, targets[step], missed[step]
+        chunk, request.chunk_start_ns, offset, due_ns, targets[step], limited[step]
     )
     return replace(
         _make_result(request, plan),
