@@ -182,7 +182,7 @@ def test_a_server_that_learns_what_was_executed_needs_the_stack():
 def test_no_server_is_an_error_with_the_address():
     robot = robots.load('droid').embodiment
     with pytest.raises(ValueError, match='policy server ws://127.0.0.1:9: .*no server at'):
-        ServerPolicy(robot, 'ws://127.0.0.1:9', start_timeout_s=3.0)
+        ServerPolicy(robot, 'ws://127.0.0.1:9', start_timeout_s=10.0)
 
 
 def test_a_comparison_needs_no_first_result():

@@ -93,11 +93,13 @@ def start_stream_node(robot, *parameters, active=True, reports_enabled=True):
         ],
     )
     node, bench = StreamNode(context=context), StreamTestBench(context, robot, reports_enabled)
-    spinning = ExecutorThread([node]), ExecutorThread([bench.node])
+    spinning = [ExecutorThread([bench.node])]
     try:
+        # as in its process, where transitions and callbacks run in one thread
         node.trigger_configure()
         if active:
             node.trigger_activate()
+        spinning.append(ExecutorThread([node]))
         yield node, bench
     finally:
         for each in spinning:
