@@ -29,6 +29,7 @@ OFFSET = np.array([0.3, 0.5, 0.5, 0.2, 0.2, 0.2] * 2 + [-0.3] * 2)
 MAX_SPEED_RAD_S = 1.0  # of moves that are planned at up to 0.4 rad/s
 MOTORS_PER_ARM = 7
 ANSWER_S, DISCOVERY_S = 5.0, 1.0
+MOVE_ATTEMPTS, MOVE_TIMEOUT_S = 4, 10.0
 
 
 class ArmsOnCan:
@@ -121,17 +122,29 @@ class ArmsOnCan:
         return answer and answer.current_state.id
 
     def start_moving(self) -> None:
-        """Send both arms on a way of three seconds; return once they are on it."""
+        """Send both arms on a way of three seconds; return once they are on it.
+
+        Send it again where it was refused because a busy machine planned it too slowly.
+        """
         self.wait(lambda: self.bench.joint_states)
-        sign = 1.0 if self.bench.positions[1] < 0.6 else -1.0
-        self.bench.move(sign * OFFSET, rows=90)
         before = self.bus.states()
-        self.wait(
-            lambda: all(
+
+        def is_moving() -> bool:
+            return all(
                 abs(arm.position[1] - start.position[1]) > 0.05
                 for arm, start in zip(self.bus.states(), before, strict=True)
             )
-        )
+
+        for attempt in range(MOVE_ATTEMPTS):
+            sign = 1.0 if self.bench.positions[1] < 0.6 else -1.0
+            self.bench.move(sign * OFFSET, rows=90)
+            try:
+                self.wait(is_moving, MOVE_TIMEOUT_S)
+            except AssertionError:
+                if attempt + 1 == MOVE_ATTEMPTS:
+                    raise
+            else:
+                return
 
     def are_at_rest(self) -> bool:
         """Tell whether no motor moves."""
