@@ -28,11 +28,6 @@ from wam_policy.provenance import collect_provenance
 from wam_sim.physics import sim_robot as robots
 
 TRANSFER = 'transfer'
-# what must be the same for rows to stand in one table
-SETTINGS = (
-    *('robot', 'checkpoint', 'base', 'seed', 'episodes', 'families', 'steps', 'noise_scale'),
-    *('new_noise', 'query_hz', 'query_latency', 'execution', 'held_rows', 'no_planning'),
-)
 Z_95 = 1.959963985  # two-sided 95 %
 
 
@@ -183,7 +178,7 @@ def _make_transfer_row(minutes: str) -> Ablation:
 
 def run_ablations(options: argparse.Namespace) -> dict[str, Any]:
     """Run all rows for which there is a checkpoint; return the report."""
-    settings = report_table.get_settings(options, SETTINGS)
+    settings = report_table.get_settings(options, 'query_latency', 'execution')
     earlier = report_table.read_earlier(options.report, settings)
     report: dict[str, Any] = {
         **settings,

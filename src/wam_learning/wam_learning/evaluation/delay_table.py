@@ -29,11 +29,6 @@ TITLES = {
     'at_rest': 'The instruction stays',
     'in_motion': 'The instruction changes in mid-motion; the new one has to be reached',
 }
-# what must be the same for cells to stand in one table
-SETTINGS = (
-    *('robot', 'checkpoint', 'base', 'seed', 'episodes', 'families', 'steps', 'held_rows'),
-    *('noise_scale', 'new_noise', 'query_hz', 'no_planning'),
-)
 
 
 def run_cell(options: argparse.Namespace, delay_ms: int, execution: str) -> dict[str, Any]:
@@ -66,7 +61,7 @@ def run_cell(options: argparse.Namespace, delay_ms: int, execution: str) -> dict
 def run_sweep(options: argparse.Namespace) -> dict[str, Any]:
     """Run all cells that the report does not have yet; return the report."""
     spec = evaluate.resolve_checkpoints(options)
-    settings = report_table.get_settings(options, SETTINGS)
+    settings = report_table.get_settings(options)
     report = {
         **settings,
         'command': './wam eval-delays ' + ' '.join(options.given),

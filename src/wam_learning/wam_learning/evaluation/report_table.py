@@ -60,6 +60,11 @@ VALUE_ROWS = (
 )
 
 
+# options that must be the same for parts to stand in one report
+PART_SETTINGS = (
+    *('robot', 'checkpoint', 'base', 'seed', 'episodes', 'families', 'steps', 'held_rows'),
+    *('noise_scale', 'new_noise', 'query_hz', 'no_planning'),
+)
 BEGIN_MARK, END_MARK = '<!-- evaluation -->', '<!-- /evaluation -->'
 
 
@@ -138,37 +143,12 @@ def replace_eval_options(arguments: Sequence[str]) -> list[str]:
     return result
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table or write it into a Markdown file; return the exit status."""
-    parser = argparse.ArgumentParser(prog='./wam eval-table', description=__doc__)
-    parser.add_argument(
-        'reports', type=Path, nargs='+', metavar='FILE', help='of ./wam eval --report'
-    )
-    parser.add_argument(
-        '--update',
-        type=Path,
-        metavar='FILE',
-        help=f'replace the text between {BEGIN_MARK} and {END_MARK} in this file',
-    )
-    options = parser.parse_args(arguments)
-    try:
-        text = format_markdown([json.loads(path.read_text()) for path in options.reports])
-        if options.update is None:
-            print(text)
-        else:
-            options.update.write_text(insert_table(text, options.update.read_text()))
-    except (ValueError, OSError) as error:
-        print(f'eval-table: {error}', file=sys.stderr)
-        return 1
-    return 0
-
-
-def get_settings(options: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
-    """Return the options that must be the same for parts to stand in one report, as JSON has them.
+def get_settings(options: argparse.Namespace, *further: str) -> dict[str, Any]:
+    """Return PART_SETTINGS and `further` options, as JSON has them.
 
     The checkpoint is its folder's name.
     """
-    found = {name: getattr(options, name) for name in names}
+    found = {name: getattr(options, name) for name in (*PART_SETTINGS, *further)}
     return found | {
         'checkpoint': Path(options.checkpoint).name,
         'families': list(options.families),
@@ -216,6 +196,31 @@ def print_table(
         options.report.write_text(json.dumps(report, indent=1) + '\n')
         options.report.with_suffix('.md').write_text(text + '\n')
     print(text, flush=True)
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table or write it into a Markdown file; return the exit status."""
+    parser = argparse.ArgumentParser(prog='./wam eval-table', description=__doc__)
+    parser.add_argument(
+        'reports', type=Path, nargs='+', metavar='FILE', help='of ./wam eval --report'
+    )
+    parser.add_argument(
+        '--update',
+        type=Path,
+        metavar='FILE',
+        help=f'replace the text between {BEGIN_MARK} and {END_MARK} in this file',
+    )
+    options = parser.parse_args(arguments)
+    try:
+        text = format_markdown([json.loads(path.read_text()) for path in options.reports])
+        if options.update is None:
+            print(text)
+        else:
+            options.update.write_text(insert_table(text, options.update.read_text()))
+    except (ValueError, OSError) as error:
+        print(f'eval-table: {error}', file=sys.stderr)
+        return 1
     return 0
 
 

@@ -161,7 +161,7 @@ def _plan_chunk(request: PlanRequest, chunk: Chunk) -> PlanResult:
         )
     due_ns, step = _find_due_rows(request, chunk, len(rows))
     reached = plan.position[np.minimum(np.arange(1, len(rows) + 1), len(plan.position) - 1)]
-    # a late chunk finds the arm behind: the plan catches up, and the policy is not to blame
+    # the plan may be behind a late chunk that asks for nothing beyond the limits: it catches up
     limited = chunk_blending.find_excess(targets, request.limits, grips) & (
         np.abs(reached - targets) > safety.chunk.settle_tolerance
     )
