@@ -10,6 +10,7 @@ from wam_policy.core.robot import embodiment
 from wam_policy.core.session.delay_compensation import (
     MAX_DELAY_NS,
     MAX_OVER_NS,
+    SLOW_RAD_S,
     DelayCompensation,
 )
 from wam_policy.core.session.model_requests import Query
@@ -73,7 +74,25 @@ def test_rows_until_the_answer_are_rolled_over():
 def test_rows_until_the_answer_are_continued():
     start = compensate('trained_prefix', 3, 8).compensate(make_query(START_NS + 2 * STEP_NS))
     assert len(start.lead_rows) == 0 and values(start.committed) == [2, 3, 4]
-    assert start.observation.joints is HOME
+    # the model knows setpoints that begin where the arm is, and a chunk that is executed does not
+    assert start.observation.joints.position[COMMANDED[0]] == pytest.approx(2 * RISE)
+    assert start.observation.joints.stamp_ns == START_NS + 2 * STEP_NS
+
+
+def test_rows_of_arms_that_rest_and_of_an_instruction_before_are_rolled_over():
+    query = make_query(START_NS + 2 * STEP_NS)
+    made = compensate('trained_prefix', 3, 8)
+    for chunk in (
+        replace(make_chunk(), targets=make_chunk().targets / RISE * SLOW_RAD_S * 0.9 / 30),
+        replace(make_chunk(), session='before'),
+    ):
+        made.set_chunk(chunk)
+        start = made.compensate(query)
+        assert start.committed is None and len(start.lead_rows) == 3
+    made.set_chunk(
+        replace(make_chunk(), targets=make_chunk().targets / RISE * SLOW_RAD_S * 1.1 / 30)
+    )
+    assert len(made.compensate(query).committed) == 3
 
 
 def test_what_the_model_cannot_continue_is_rolled_over():
