@@ -350,6 +350,25 @@ def test_a_resumed_run_keeps_complete_shards_of_the_same_options(tmp_path, capsy
     assert 'perturb_prob 0.6, wanted is 0.1' in complaint and '000' in complaint
 
 
+def test_a_scene_is_demonstrated_again_with_another_start(tmp_path, capsys):
+    out = tmp_path / 'out'
+    words = ['--robot', 'yam', '--out', str(out), '--episodes', '4', '--seed', '77']
+    words += ['--episodes-per-shard', '2', '--workers', '1', '--random-start-prob', '1']
+    assert generate_demos.main([*words, '--episodes-per-scene', '2']) == 0
+    starts = []
+    for shard, seed in ('000', 77), ('001', 78):
+        episodes = [json.loads(line) for line in (out / shard / 'meta/episodes.jsonl').open()]
+        assert [e['seed'] for e in episodes] == [seed, seed]
+        assert episodes[0]['tasks'][0] == episodes[1]['tasks'][0]
+        tables = (out / shard / 'data/chunk-000').glob('*.parquet')
+        starts += [tuple(pq.read_table(table)['action'].to_numpy()[0]) for table in tables]
+    assert len(set(starts)) == 4
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        generate_demos.main([*words, '--episodes-per-scene', '3'])
+    assert '2: want a multiple of --episodes-per-scene 3' in capsys.readouterr().err
+
+
 def test_sigterm_leaves_no_half_shard_and_no_player(tmp_path):
     out = tmp_path / 'out'
     whole = subprocess.Popen(

@@ -41,16 +41,17 @@ def test_both_policies_of_a_row_run_the_same_scenes(jobs, tmp_path, capsys):
     report = tmp_path / 'r.json'
     assert ablation_table.main(['--episodes', '8', '--report', str(report)]) == 0
     found = json.loads(report.read_text())
-    assert list(found['rows']) == ['real_frames', 'memory', 'one_step']
+    assert list(found['rows']) == ['real_frames', 'memory', 'one_step', 'no_guidance']
     for (_, (full, ablated)), row in zip(jobs, found['rows'].values(), strict=True):
         scenes = [[(t.family, t.seed) for t in job.trials] for job in (full, ablated)]
         assert scenes[0] == scenes[1] and row['full_trials'] == 8
         assert (row['full_rate'], row['ablated_rate'], row['difference']) == (1, 0, 1)
-    assert [job[1].ablation for _, job in jobs] == ['imagined_context', 'memory_reset', '']
-    assert jobs[2][1][1].choice == {'steps': 16}
+    assert [job[1].ablation for _, job in jobs] == ['imagined_context', 'memory_reset', '', '']
+    assert [job[1].choice for _, job in jobs[2:]] == [{'steps': 16}, {'guidance': 2.0}]
     out = capsys.readouterr().out
     assert '| 100% (68–100) | 0% (0–32) |' in out
     assert '--flash-checkpoint DIR, from ./wam train DATA --init mini --stage flash' in out
+    assert '--diverse-checkpoint DIR and --bc-checkpoint DIR' in out
     assert '--diverse-checkpoint DIR and --repetitive-checkpoint DIR' in out
     assert set(found['missing']) == {'flash', 'video', 'diversity', 'transfer_MINUTES'}
     assert report.with_suffix('.md').read_text() in out
@@ -70,10 +71,11 @@ def test_a_report_is_continued_and_only_repeats_what_it_names(jobs, tmp_path, ca
     given = ['--episodes', '4', '--report', str(report)]
     assert ablation_table.main([*given, '--only', 'memory']) == 0
     assert ablation_table.main(given) == 0
-    assert [job[1].ablation for _, job in jobs] == ['memory_reset', 'imagined_context', '']
+    assert [job[1].ablation for _, job in jobs] == ['memory_reset', 'imagined_context', '', '']
     assert ablation_table.main([*given, '--only', 'memory']) == 0
-    assert len(jobs) == 4
-    assert set(json.loads(report.read_text())['rows']) == {'memory', 'real_frames', 'one_step'}
+    assert len(jobs) == 5
+    rows = {'memory', 'real_frames', 'one_step', 'no_guidance'}
+    assert set(json.loads(report.read_text())['rows']) == rows
     given[1] = '5'  # other scenes cannot stand in the same table
     assert ablation_table.main(given) == 1
     assert 'episodes 4, asked for 5' in capsys.readouterr().err

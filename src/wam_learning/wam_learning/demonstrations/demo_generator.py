@@ -76,13 +76,15 @@ class DemoGenerator:
         self.expert_needed = False  # the expert moved the arms before the goal was reached
 
     def generate_episode(
-        self, seed: int, family: str
+        self, seed: int, family: str, repetition: int = 0
     ) -> Iterator[tuple[SynchronizedSample, dict[str, Any]]]:
         """Yield every row of the episode with its labels.
 
+        Scene and task follow from `seed`, start and perturbations from `repetition`, too.
         Afterwards `success` and `expert_needed` describe the episode.
         """
-        rng = np.random.default_rng([seed, 2])  # not the streams of scene and task
+        stream = [seed, 2]  # not those of scene and task
+        rng = np.random.default_rng([*stream, repetition] if repetition else stream)
         simulation, episode = self.simulation, self.episode
         self._begin_episode(seed, family, rng)
         change = -1

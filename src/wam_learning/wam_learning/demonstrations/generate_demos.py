@@ -48,7 +48,8 @@ PROBABILITY_FLAGS = (
     ),
 )
 SHARD_OPTIONS = (  # what decides, with the seed, what a shard contains
-    *('robot', 'families', 'policy', 'policy_seconds', 'only_interventions'),
+    *('robot', 'families', 'episodes_per_scene'),
+    *('policy', 'policy_seconds', 'only_interventions'),
     *('perturb_prob', 'random_start_prob', 'instruction_change_prob', 'near_miss_prob'),
 )
 DEPRECATED_FLAGS = {
@@ -66,9 +67,9 @@ def generate_shard(
 ) -> dict[str, Any]:
     """Write one shard of `episodes` episodes and return its report.
 
-    Episode i uses scene `first_seed` + i. Failed episodes are left out, and with
-    --only-interventions those in which the policy needed no expert: they would only teach to
-    hold still.
+    Episode i uses scene `first_seed` + i // --episodes-per-scene. Failed episodes are left out,
+    and with --only-interventions those in which the policy needed no expert: they would only
+    teach to hold still.
     """
     robot = robots.load(options.robot)
     perturbations = Perturbations(
@@ -83,7 +84,8 @@ def generate_shard(
     attempted, succeeded, progress = Counter(), Counter(), _Progress(folder.name, episodes)
     try:
         for index in range(episodes):
-            seed = first_seed + index
+            scene, repetition = divmod(index, options.episodes_per_scene)
+            seed = first_seed + scene
             family = choose_family(robot, options.families, seed)
             if family is None:
                 print(
@@ -93,7 +95,7 @@ def generate_shard(
                 )
                 continue
             try:
-                for sample, labels in generator.generate_episode(seed, family):
+                for sample, labels in generator.generate_episode(seed, family, repetition):
                     writer.add_sample(sample, labels)
             except RuntimeError as error:
                 generator.success = False
@@ -179,7 +181,7 @@ def plan_shards(options: argparse.Namespace) -> Iterator[tuple[Path, int, int]]:
     for number, start in enumerate(range(0, options.episodes, options.episodes_per_shard)):
         yield (
             options.out / f'{number:03d}',
-            options.seed + start,
+            options.seed + start // options.episodes_per_scene,
             min(options.episodes_per_shard, options.episodes - start),
         )
 
@@ -189,7 +191,7 @@ def is_complete(options: argparse.Namespace, folder: Path, first_seed: int, epis
     path = folder / 'meta' / 'provenance.json'
     if not path.exists():
         return False
-    written = json.loads(path.read_text(encoding='utf-8'))
+    written = {'episodes_per_scene': 1, **json.loads(path.read_text(encoding='utf-8'))}
     wanted: dict[str, Any] = {'seed': first_seed, 'episodes': episodes}
     wanted |= {name: getattr(options, name) for name in SHARD_OPTIONS}
     wanted = json.loads(json.dumps(wanted))  # tuples become lists
@@ -313,6 +315,13 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar='LIST',
         help=f'of tasks, in turn (default: {",".join(task_families.LEARNED_FAMILIES)})',
     )
+    add(
+        '--episodes-per-scene',
+        type=_parse_count,
+        default=1,
+        metavar='N',
+        help='of the same task, with other starts and perturbations (default: %(default)s)',
+    )
     _add_shard_options(parser)
     for flag, default, meaning in PROBABILITY_FLAGS:
         add(
@@ -329,6 +338,11 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
             parser.error(f'{to_flag(flag)} needs --policy CHECKPOINT')
     if options.policy_seconds and options.policy_seconds[0] > options.policy_seconds[1]:
         parser.error('--policy-seconds: want MIN no larger than MAX')
+    if options.episodes_per_shard % options.episodes_per_scene:
+        parser.error(
+            f'--episodes-per-shard {options.episodes_per_shard}: want a multiple of '
+            f'--episodes-per-scene {options.episodes_per_scene}'
+        )
     return options
 
 

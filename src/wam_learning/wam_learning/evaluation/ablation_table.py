@@ -52,6 +52,9 @@ def _ablate(condition: EvalCondition) -> tuple[EvalCondition, EvalCondition]:
     return make_condition('full', families=condition.families), replace(condition, name='ablated')
 
 
+JOINT_ON_DIVERSE_DATA = make_condition(
+    'full', '', NAMED_OBJECT_FAMILIES, checkpoint='diverse_checkpoint'
+)
 ABLATIONS: tuple[Ablation, ...] = (
     Ablation(
         'real_frames',
@@ -64,6 +67,7 @@ ABLATIONS: tuple[Ablation, ...] = (
         *_ablate(CONDITIONS['memory_reset']),
     ),
     Ablation('one_step', 'one denoising step against sixteen', *_ablate(CONDITIONS['steps_full'])),
+    Ablation('no_guidance', 'no guidance against guidance of 2', *_ablate(CONDITIONS['guided'])),
     Ablation(
         'flash',
         'joint noise levels against those of Flash, one step each',
@@ -73,17 +77,20 @@ ABLATIONS: tuple[Ablation, ...] = (
     ),
     Ablation(
         'video',
-        'video prediction against behavior cloning of the same size',
-        *_ablate(CONDITIONS['behavior_cloning']),
-        './wam train DATA --init AUTOENCODER --stage bc --steps 4000 --out DIR',
+        'video and actions against behavior cloning: same size, data and processor time',
+        JOINT_ON_DIVERSE_DATA,
+        make_condition('ablated', '', NAMED_OBJECT_FAMILIES, checkpoint='bc_checkpoint'),
+        './wam train DIVERSE --init START --stage joint --steps 2500 --out DIR, and --stage bc '
+        'for the same time (START: ./wam train DIVERSE --autoencoder mini '
+        '--stage bc --steps 1500)',
     ),
     Ablation(
         'diversity',
         'diverse against repetitive data of the same size',
-        make_condition('full', '', NAMED_OBJECT_FAMILIES, checkpoint='diverse_checkpoint'),
+        JOINT_ON_DIVERSE_DATA,
         make_condition('ablated', '', NAMED_OBJECT_FAMILIES, checkpoint='repetitive_checkpoint'),
-        './wam train DATA --init CLONE --stage joint --steps 4000 --out DIR, once on N episodes '
-        'and once on few scenes repeated (generate-demos with the same --seed) to N',
+        './wam train as for the row video, on a scene per episode and on few scenes '
+        '(generate-demos --episodes-per-scene 20) with as many episodes',
     ),
 )
 TRANSFER_TRAINING = (
