@@ -7,6 +7,7 @@ import time
 import numpy as np
 
 from wam_policy.core.robot import embodiment
+from wam_policy.core.session.model_requests import describe_committed_rows
 from wam_policy.servers import handshake, server_profile
 from wam_policy.servers.request_queue import RequestQueue
 from wam_policy.servers.server_metrics import ServerMetrics
@@ -87,7 +88,10 @@ class ServerThread:
             'window_blocks': 4,
         }
         said = handshake.make_server_metadata(
-            self.profile, self.robot, {'model': 'fake', 'trained': False}, memory
+            self.profile,
+            self.robot,
+            {'model': 'fake', 'trained': False, 'rtc': describe_committed_rows(4)},
+            memory,
         )
         self.ready, self.token, self.limits, self.metadata = threading.Event(), token, limits, said
         self.thread = threading.Thread(target=lambda: asyncio.run(self.run(port)), daemon=True)

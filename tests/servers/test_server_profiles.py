@@ -108,8 +108,8 @@ class NodeSide:
         self.block += 1
         return answer
 
-    def query(self, session='s'):
-        arrays = {'joints': self.robot.home_positions(self.robot.observed)}
+    def query(self, session='s', **more):
+        arrays = {'joints': self.robot.home_positions(self.robot.observed), **more}
         if self.info['query_images'] == 'latest':
             arrays |= {
                 f'newest/{camera}': np.full((*SIZE, 3), 7, np.uint8)
@@ -225,18 +225,22 @@ def test_rows_that_are_executed_until_the_answer_travel_with_the_query(tmp_path)
     double.close()
 
 
-def test_our_own_server_gets_the_rows_that_are_executed_until_it_answers():
+def test_our_own_server_gets_the_rows_that_the_node_chooses():
+    """By itself the worker sends none: blended queries start at the measured joints."""
     served = ServerThread('dreamzero_yam')
     served.url = f'ws://127.0.0.1:{served.port}?metadata=full'
     node = NodeSide(served, timeout_s=5.0)
+    rows = np.full((3, 14), 0.125)
     try:
+        assert node.info['rtc'] == {'delay': 'first_row', 'committed': 'held', 'max_rows': 4}
         node.start()
         for _ in range(2):
             assert node.query().kind == 'chunk', node.lines
-        first, second = served.backend.queries
-        assert (first.delay, first.committed) == (0, None) and second.delay >= 1
-        rows = node.robot.home_positions(node.robot.commanded) + 0.01  # of the first answer
-        np.testing.assert_allclose(second.committed, [rows] * second.delay, atol=1e-5)
+        assert node.query(committed=rows).kind == 'chunk', node.lines
+        *plain, given = served.backend.queries
+        assert [(query.delay, query.committed) for query in plain] == [(0, None)] * 2
+        assert given.delay == 3
+        np.testing.assert_array_equal(given.committed, rows)
     finally:
         node.close()
         served.stop()

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from benchmarks.remote_latency import run_server
 from examples import scripted_droid_server
 from tests.servers.fake_engine import ServerThread
 from tests.servers.lingbot_double import LingBotDouble
@@ -16,6 +17,7 @@ from wam_learning.evaluation.eval_worker import EvalJob, run_job
 from wam_learning.evaluation.policy_comparison import PolicySpec, parse_policies
 from wam_learning.evaluation.server_policy import ServerPolicy
 from wam_learning.evaluation.trials import TrialResult
+from wam_policy.core.robot.checkpoints import resolve_checkpoint
 from wam_sim.physics import sim_robot as robots
 
 
@@ -168,6 +170,23 @@ def test_our_own_server_keeps_the_memory_of_real_frames(droid):
     finally:
         policy.close()
         server.stop()
+
+
+@pytest.mark.slow
+def test_the_shipped_model_acts_the_same_behind_our_own_server():
+    """Joints, images and committed rows arrive as they do in a local worker."""
+    robot = robots.load('agibot_g1')
+    trials = tuple(make_trials(MAIN, robot, ['touch'], 1, 9_977_000))
+    mini = resolve_checkpoint('mini')
+    command = ('-m', 'wam_policy.servers.serve', '--embodiment', 'agibot_g1')
+    command += ('--checkpoint', 'mini', '--devices', 'cpu', '--port', '0', '--quiet')
+    with run_server(*command) as address:
+        for execution in ('blended', 'trained_prefix'):
+            pace = {'execution': execution, 'query_s': 0.2}
+            (local,) = run_job(robot, EvalJob(mini, trials, pace=pace))
+            (served,) = run_job(robot, EvalJob('', trials, pace=pace, server=address))
+            assert (served.success, served.chunks) == (True, local.chunks), served.stop_reason
+            assert served.reached_s == pytest.approx(local.reached_s, abs=0.1)
 
 
 def test_a_server_that_learns_what_was_executed_needs_the_stack():

@@ -65,6 +65,7 @@ class ServerPolicy:
             shape['step_dt_s'],
         )
         self.model, self.trained = str(info['model']), bool(info['trained'])
+        self.max_committed_rows: int = info['rtc'].get('max_rows', 0)
         self.query_schedule = QuerySchedule(
             query_per_commit=info['memory_update'] == 'released',
             latest_images=info['query_images'] == 'latest',
@@ -90,12 +91,17 @@ class ServerPolicy:
         return answer.fields['timings_ms']
 
     def query(
-        self, joints: np.ndarray, seed: int, newest: Mapping[str, np.ndarray] | None = None
+        self,
+        joints: np.ndarray,
+        seed: int,
+        newest: Mapping[str, np.ndarray] | None = None,
+        committed: np.ndarray | None = None,
     ) -> QueryTargets:
-        """Return the actions for measured positions [observed]."""
+        """Return the actions for positions [observed], after rows [n commanded] that are given."""
         self._sequence += 1
         arrays = {'joints': joints}
         arrays |= {f'newest/{camera}': pixels for camera, pixels in (newest or {}).items()}
+        arrays |= {} if committed is None else {'committed': committed}
         fields = {'sequence': self._sequence, 'stamp_ns': 0, 'seed': seed}
         answer = self._request('query', fields, arrays)
         return QueryTargets(

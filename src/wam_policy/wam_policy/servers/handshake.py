@@ -29,6 +29,7 @@ class ServerInfo:
     window_blocks: int
     memory_update: str  # streaming: query at any time; released: once per block
     follows_chunks: bool = False  # a block is what was executed of a chunk
+    max_committed_rows: int = 0  # of a query, which the model continues
 
     @property
     def query_images(self) -> str:
@@ -103,11 +104,17 @@ def parse_server_info(profile: ServerProfile, robot: Embodiment, metadata: objec
         model if isinstance(model, str) else profile.title,
         metadata.get('trained') is not False,
         metadata.get('memory'),
+        metadata.get('rtc'),
     )
 
 
 def _make_server_info(
-    profile: ServerProfile, robot: Embodiment, model: str, trained: bool, memory: object
+    profile: ServerProfile,
+    robot: Embodiment,
+    model: str,
+    trained: bool,
+    memory: object,
+    rtc: object,
 ) -> ServerInfo:
     if isinstance(memory, dict) and memory.get('kind') == STREAMING_MEMORY:
         block, period_s, window = (
@@ -124,7 +131,17 @@ def _make_server_info(
                 f'memory: the server has {memory!r:.160}, want positive integers '
                 'frames_per_block and window_blocks and a frame_period_s in (0, 60)'
             )
-        return ServerInfo(model, trained, True, block, period_s, window, 'streaming')
+        rows = rtc.get('max_rows') if isinstance(rtc, dict) else None
+        return ServerInfo(
+            model,
+            trained,
+            True,
+            block,
+            period_s,
+            window,
+            'streaming',
+            max_committed_rows=rows if type(rows) is int else 0,
+        )
     steps, step_s = profile.frames.block_steps, 1.0 / profile.step_hz
     if steps is None:  # no memory: one block per second, which is not used
         return ServerInfo(model, trained, False, 1, 1.0, 1, 'streaming')

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from wam_policy.core.robot.embodiment import Embodiment
+from wam_policy.core.session.model_requests import describe_committed_rows
 from wam_policy.servers import handshake, value_mapping
 from wam_policy.servers.client import answer_check, server_memory
 from wam_policy.servers.client.committed_rows import CommittedRows
@@ -100,6 +101,7 @@ class RemoteWorker:
             'embodiment_hash': robot.config_hash,
             'video': False,
             'reason': f'{name} at {self._client.address}',
+            'rtc': describe_committed_rows(info.max_committed_rows),
             # how long this worker may take, for the node that waits for it
             'timeouts_s': {
                 'reset': self._reset_timeout_s + self._profile.transport.timeouts.connect_s,
@@ -270,7 +272,7 @@ class RemoteWorker:
                 request.fields['seed'],
                 joint_positions,
                 newest,
-                self._make_row_variables(request.fields['stamp_ns'], joint_positions),
+                self._make_row_variables(request, joint_positions),
             )
         )
         answered_s = time.perf_counter()
@@ -298,14 +300,22 @@ class RemoteWorker:
             {'targets': targets, 'reference': reference},
         )
 
-    def _make_row_variables(self, stamp_ns: int, joint_positions: np.ndarray) -> dict[str, Any]:
-        """Return the rows that are executed until the answer comes, for a server that has them."""
+    def _make_row_variables(
+        self, request: WorkerMessage, joint_positions: np.ndarray
+    ) -> dict[str, Any]:
+        """Return the rows that are executed until the answer comes, for a server that has them.
+
+        For ours the node chooses them, as for its own workers (`execution`).
+        """
+        if self.server_info.streaming:
+            given = request.arrays.get('committed')
+            if given is None:
+                return {}
+            return {'committed': given.astype(np.float32), 'delay': len(given)}
         operation = self._profile.operations['infer']
-        rows = self._committed_rows.select(stamp_ns)
+        rows = self._committed_rows.select(request.fields['stamp_ns'])
         if rows is None:
             return {}
-        if self.server_info.streaming:  # ours takes them as joints of the robot
-            return {'committed': rows.astype(np.float32), 'delay': len(rows)}
         if not message_template.has_variable(operation.message, 'committed'):
             return {}
         encoded = value_mapping.encode_rows(
