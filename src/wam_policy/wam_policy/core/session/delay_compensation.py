@@ -2,10 +2,10 @@
 
 `rolled_forward` queries from the setpoint at the time the answer is expected (as VLASH, arXiv
 2512.01031). `trained_prefix` gives the rows that are executed until then to a model that was
-trained to continue them (arXiv 2512.05964). Rolled forward are there the rows that it cannot
-continue: too many, those of an instruction before, and those of arms that rest. In both the rows
-of the motion so far precede the answer in its chunk, so row 0 stays that of the observation and
-the age of a chunk stays visible.
+trained to continue them (arXiv 2512.05964), and rolls forward over rows that it cannot continue:
+those beyond its number, of the instruction before, and of arms that rest. In both the rows of the
+motion so far precede the answer in its chunk, so row 0 stays that of the observation and the age
+of a chunk stays visible.
 """
 
 import math
