@@ -73,7 +73,7 @@ ABLATIONS: tuple[Ablation, ...] = (
         'joint noise levels against those of Flash, one step each',
         make_condition('full', inference_options={'steps': 1}),
         replace(CONDITIONS['flash'], name='ablated'),
-        './wam train DATA --init mini --stage flash --steps 1000 --out DIR',
+        './wam train DATA --init mini --stage flash --steps 800 --out DIR',
     ),
     Ablation(
         'video',
