@@ -13,7 +13,11 @@ from wam_policy.core.session.delay_compensation import (
     SLOW_RAD_S,
     DelayCompensation,
 )
-from wam_policy.core.session.model_requests import Query
+from wam_policy.core.session.model_requests import (
+    Query,
+    describe_committed_rows,
+    read_max_committed_rows,
+)
 from wam_policy.core.types import Chunk, JointState, Observation
 
 ROBOT = embodiment.load_embodiment('yam')
@@ -176,3 +180,19 @@ def test_an_execution_that_the_model_was_not_trained_for_is_refused():
     stage = SessionHarness(ready=False, execution='trained_prefix')
     with pytest.raises(ValueError, match='train it with'):
         stage.policy.on_workers_ready(GRID)
+
+
+@pytest.mark.parametrize(
+    ('rtc', 'rows'),
+    [
+        (describe_committed_rows(4), 4),
+        (describe_committed_rows(0), 0),
+        (None, 0),
+        ('held', 0),
+        ({'max_rows': -3}, 0),
+        ({'max_rows': '4'}, 0),
+        ({'max_rows': True}, 0),
+    ],
+)
+def test_a_server_that_states_no_number_of_rows_continues_none(rtc, rows):
+    assert read_max_committed_rows(rtc) == rows

@@ -20,6 +20,7 @@ from wam_learning.evaluation.rollout import (
     TimeBase,
 )
 from wam_policy.core.robot.embodiment import Embodiment
+from wam_policy.core.session.model_requests import read_max_committed_rows
 from wam_policy.workers import protocol
 from wam_policy.workers.protocol import WorkerMessage
 
@@ -65,7 +66,7 @@ class ServerPolicy:
             shape['step_dt_s'],
         )
         self.model, self.trained = str(info['model']), bool(info['trained'])
-        self.max_committed_rows: int = info['rtc'].get('max_rows', 0)
+        self.max_committed_rows = read_max_committed_rows(info['rtc'])
         self.query_schedule = QuerySchedule(
             query_per_commit=info['memory_update'] == 'released',
             latest_images=info['query_images'] == 'latest',

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from wam_policy.core.robot.embodiment import Embodiment
+from wam_policy.core.session.model_requests import read_max_committed_rows
 from wam_policy.servers.codecs.groot_codec import ModalityConfig
 from wam_policy.servers.profile_fields import ServerProfile
 
@@ -131,16 +132,9 @@ def _make_server_info(
                 f'memory: the server has {memory!r:.160}, want positive integers '
                 'frames_per_block and window_blocks and a frame_period_s in (0, 60)'
             )
-        rows = rtc.get('max_rows') if isinstance(rtc, dict) else None
+        rows = read_max_committed_rows(rtc)
         return ServerInfo(
-            model,
-            trained,
-            True,
-            block,
-            period_s,
-            window,
-            'streaming',
-            max_committed_rows=rows if type(rows) is int else 0,
+            model, trained, True, block, period_s, window, 'streaming', max_committed_rows=rows
         )
     steps, step_s = profile.frames.block_steps, 1.0 / profile.step_hz
     if steps is None:  # no memory: one block per second, which is not used

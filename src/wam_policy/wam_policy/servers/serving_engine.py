@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from wam_policy.core.session.model_requests import read_max_committed_rows
 from wam_policy.servers.session_manager import BackendQuery
 from wam_policy.workers.supervisor import (
     WorkerError,
@@ -106,7 +107,7 @@ class ServerBackend:
         return ServedModel(
             name=facts['model'].removeprefix('UNTRAINED '),
             trained=facts['trained'],
-            max_committed_rows=facts.get('rtc', {}).get('max_rows', 0),
+            max_committed_rows=read_max_committed_rows(facts.get('rtc')),
             **named,
         )
 

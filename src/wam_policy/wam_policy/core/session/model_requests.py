@@ -127,3 +127,9 @@ def describe_committed_rows(max_rows: int) -> dict[str, Any]:
     """
     held = {'committed': 'held', 'max_rows': max_rows} if max_rows else {'committed': 'ignored'}
     return {'delay': 'first_row', **held}
+
+
+def read_max_committed_rows(described: object) -> int:
+    """Return `max_rows` of what describe_committed_rows tells; 0 for anything else."""
+    rows = described.get('max_rows') if isinstance(described, Mapping) else None
+    return rows if type(rows) is int and rows > 0 else 0

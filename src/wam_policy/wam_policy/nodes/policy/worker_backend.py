@@ -18,6 +18,7 @@ from wam_policy.core.session.model_requests import (
     QueryResult,
     Request,
     Reset,
+    read_max_committed_rows,
 )
 from wam_policy.core.session.policy_session import WorkerAvailability
 from wam_policy.nodes.parameters import PolicyParams
@@ -230,7 +231,7 @@ class WorkerBackend:
             self._last_failure = ''
             facts = status.info
             geometry = facts['geometry']
-            rows = facts.get('rtc', {}).get('max_rows', 0)
+            rows = read_max_committed_rows(facts.get('rtc'))
             if self._execution == 'trained_prefix' and not rows:
                 return BackendStatus(
                     WorkerAvailability.FAILED,
